@@ -1,0 +1,27 @@
+"""logitserve: an HTTP scoring service for classification heads.
+
+Read the package in this order; imports only ever point up this list.
+
+    errors      what can go wrong, each with its status and code
+    metrics     what is counted, and how workers' counts become one text
+    types       ScoreRequest -> ScoreResult, the one currency of the service
+    settings    every setting, and the only reader of the environment
+    numeric     softmax, cross-entropy and their relatives, exact to the last bit
+    wire        bytes -> ScoreRequest and ScoreResult -> bytes; pure
+    heads       models: their files, sessions and versions
+    scorer      the core: score(ScoreRequest) -> ScoreResult
+    api         HTTP: the edge that every route shares, and the routes
+    client      the same wire from the other side
+    app         everything assembled on one page
+    workers     processes, signals, draining
+    commands    one file a command
+    cli         the command line
+"""
+
+import os
+
+# onnxruntime reports model names and hashes to its makers unless this is set before its first import;
+# disable_telemetry_events() afterwards is too late, a device id exists by then.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+__version__ = "0.1.0"
