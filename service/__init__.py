@@ -1,6 +1,6 @@
 """logitserve: an HTTP scoring service for classification heads.
 
-Read the package in this order; imports only ever point up this list.
+Read the package in this order; imports only ever point up this list, and `tests/test_house.py` says so.
 
     errors      what can go wrong, each with its status and code
     metrics     what is counted, and how workers' counts become one text
@@ -14,6 +14,7 @@ Read the package in this order; imports only ever point up this list.
     client      the same wire from the other side
     app         everything assembled on one page
     workers     processes, signals, draining
+    loadtest    many clients, measured
     commands    one file a command
     cli         the command line
 """

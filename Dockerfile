@@ -1,0 +1,31 @@
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+# cpu or cuda: which of the hashed locks in requirements/ goes into the image
+ARG LOCK=cpu
+WORKDIR /src
+RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/venv
+COPY requirements/ requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/build/bin/pip --python /opt/venv/bin/python install --disable-pip-version-check --require-hashes -r "requirements/${LOCK}.lock" \
+    && /opt/build/bin/pip install --disable-pip-version-check --require-hashes -r requirements/build.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY service/ service/
+RUN /opt/build/bin/hatchling build --target wheel --directory /dist \
+    && /opt/build/bin/pip --python /opt/venv/bin/python install --disable-pip-version-check --no-deps --no-index /dist/*.whl
+
+FROM ${BASE_IMAGE}
+COPY --from=build /opt/venv /opt/venv
+COPY models/digits/ /models/digits/
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    LOGITSERVE_HOST=0.0.0.0 \
+    LOGITSERVE_MODELS=/models
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('LOGITSERVE_PORT', '8000') + '/health/ready', timeout=2)"]
+ENTRYPOINT ["logitserve"]
+CMD ["serve"]

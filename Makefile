@@ -1,0 +1,68 @@
+# make serve and make test are all a newcomer needs: Python 3.11 or newer, and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+LOCK ?= cpu
+IMAGE ?= logitserve
+ARGS ?=
+
+.PHONY: help setup serve test lint format models-check accuracy image locks clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(VENV)/.dev ## everything a developer needs, in .venv
+
+serve: $(VENV)/.serve ## serve the shipped heads on http://127.0.0.1:8000 (ARGS="--port 9000" for more)
+	@$(BIN)/logitserve serve --models models $(ARGS)
+
+test: $(VENV)/.dev ## all tests, with branch coverage
+	@$(BIN)/pytest --cov --cov-report=term $(ARGS)
+
+lint: $(VENV)/.dev ## style, strict types, shell scripts, Dockerfile
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/shellcheck .ci/run .ci/first-run
+	@$(BIN)/hadolint Dockerfile
+
+format: $(VENV)/.dev ## put the code into the house's form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+models-check: $(VENV)/.dev ## build the shipped heads again, under two kinds of CPU, and compare the bytes
+	@$(BIN)/python models/build.py --check
+
+accuracy: $(VENV)/.dev ## the table of errors in ulp: ours and the libraries' that are installed (ARGS="--quick")
+	@$(BIN)/python benchmarks/accuracy.py $(ARGS)
+
+image: ## build the Docker image (LOCK=cuda for NVIDIA GPUs)
+	@docker version >/dev/null 2>&1 || { echo "make image needs a running Docker engine; 'docker version' finds none"; exit 1; }
+	docker build --build-arg LOCK=$(LOCK) --tag $(IMAGE) .
+
+locks: ## resolve the locks again; uv must be on the PATH
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --extra cpu -o requirements/cpu.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --extra cuda -o requirements/cuda.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/build.in -o requirements/build.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/build.in --extra cpu --extra plot --group dev -c requirements/cpu.lock -o requirements/dev.lock
+
+clean: ## remove what make made
+	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "logitserve needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: requirements/$(LOCK).lock requirements/build.lock pyproject.toml | $(BIN)/python
+	@echo "installing what the service needs into $(VENV) (once)"
+	@$(BIN)/python -m pip install -q --require-hashes -r requirements/build.lock
+	@$(BIN)/python -m pip install -q --require-hashes -r requirements/$(LOCK).lock
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock pyproject.toml | $(BIN)/python
+	@echo "installing what tests and checks need into $(VENV) (once, some 800 MB)"
+	@$(BIN)/python -m pip install -q --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.serve

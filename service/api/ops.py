@@ -1,0 +1,176 @@
+"""What operators and browsers ask for: health, metrics, the models, the documentation."""
+
+import functools
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+import orjson
+
+from service.api.transport import Answer, Edge, Exchange, Route
+from service.errors import NotFound, NotReady
+from service.metrics import Board, Exposition, Metrics, summed
+
+JSON = "application/json"
+
+# Swagger UI inlines styles and draws its icons from data URLs; scripts come from files only.
+DOCS_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+DOCS_PAGE = b"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>logitserve</title>
+<link rel="icon" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+DOCS_START = b"""SwaggerUIBundle({
+  url: "openapi.json", dom_id: "#swagger-ui", tryItOutEnabled: true, displayRequestDuration: true,
+  validatorUrl: null, deepLinking: true, syntaxHighlight: { activated: false }
+});
+"""
+DOCS_ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "favicon-32x32.png": "image/png",
+}
+
+
+class Operations:
+    """Health and metrics; `starting` says why the service is not ready yet, or None when it is."""
+
+    def __init__(
+        self, edge: Edge, metrics: Metrics, board: Board | None, starting: Callable[[], str | None]
+    ) -> None:
+        self._edge = edge
+        self._metrics = metrics
+        self._board = board
+        self._starting = starting
+        self._exposition = Exposition()
+
+    def routes(self) -> list[Route]:
+        live = _described("Whether the process runs", "operations")
+        ready = _described("Whether it can score now", "operations", {"503": "Not yet, or no more"})
+        metrics = _described("Prometheus metrics, summed over the workers", "operations")
+        return [
+            Route("GET", "/health/live", self.live, live),
+            Route("GET", "/health/ready", self.ready, ready),
+            Route("HEAD", "/health/live", self.live),
+            Route("HEAD", "/health/ready", self.ready),
+            Route("GET", "/metrics", self.metrics, metrics),
+        ]
+
+    async def live(self, _exchange: Exchange) -> Answer:
+        return Answer(b'{"status":"live"}', JSON)
+
+    async def ready(self, _exchange: Exchange) -> Answer:
+        draining = "draining: it finishes what it has and stops"
+        if reason := draining if self._edge.draining else self._starting():
+            # A second is about what a restart takes.
+            raise NotReady("not_ready", reason, headers={"Retry-After": "1"})
+        return Answer(b'{"status":"ready"}', JSON)
+
+    async def metrics(self, _exchange: Exchange) -> Answer:
+        snapshots = [self._metrics.values]
+        if self._board is not None:
+            self._board.publish(self._metrics.values)
+            snapshots.extend(self._board.others())
+        return Answer(self._exposition.text(summed(snapshots)), self._exposition.CONTENT_TYPE)
+
+
+class ModelList:
+    """What is served; `describe` tells it as plain dictionaries."""
+
+    def __init__(self, describe: Callable[[], list[dict[str, Any]]]) -> None:
+        self._describe = describe
+
+    def routes(self) -> list[Route]:
+        every = _described("All models and their versions", "models")
+        one = _described("One model", "models", {"404": "No such model"}, "model")
+        version = _described("One version", "models", {"404": "No such version"}, "model", "version")
+        return [
+            Route("GET", "/models", self.every, every),
+            Route("GET", "/models/{model}", self.one, one),
+            Route("GET", "/models/{model}/versions/{version}", self.version, version),
+        ]
+
+    async def every(self, _exchange: Exchange) -> Answer:
+        return Answer(orjson.dumps({"models": self._describe()}), JSON)
+
+    async def one(self, exchange: Exchange) -> Answer:
+        return Answer(orjson.dumps(self._model(exchange.path_params["model"])), JSON)
+
+    async def version(self, exchange: Exchange) -> Answer:
+        model = self._model(exchange.path_params["model"])
+        asked = exchange.path_params["version"]
+        for version in model["versions"]:
+            if version["version"] == asked:
+                return Answer(orjson.dumps({"model": model["name"], **version}), JSON)
+        known = ", ".join(version["version"] for version in model["versions"][:10])
+        raise NotFound("unknown_version", f"expected one of {known}, got {asked[:40]!r}", path="version")
+
+    def _model(self, name: str) -> dict[str, Any]:
+        described = self._describe()
+        for model in described:
+            if model["name"] == name:
+                return model
+        known = ", ".join(model["name"] for model in described[:10])
+        raise NotFound("unknown_model", f"expected one of {known}, got {name[:40]!r}", path="model")
+
+
+class Documentation:
+    """The OpenAPI document and Swagger UI, which loads nothing from another host and no inline script."""
+
+    def __init__(self, openapi: Callable[[], dict[str, Any]]) -> None:
+        self._openapi = openapi
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", "/openapi.json", self.openapi),
+            Route("GET", "/docs", self.page),
+            Route("GET", "/docs/{asset}", self.asset),
+        ]
+
+    async def openapi(self, _exchange: Exchange) -> Answer:
+        return Answer(orjson.dumps(self._openapi()), JSON)
+
+    async def page(self, _exchange: Exchange) -> Answer:
+        policy = (("content-security-policy", DOCS_POLICY),)
+        return Answer(DOCS_PAGE, "text/html; charset=utf-8", headers=policy)
+
+    async def asset(self, exchange: Exchange) -> Answer:
+        name = exchange.path_params["asset"]
+        if name == "start.js":
+            return Answer(DOCS_START, DOCS_ASSETS["swagger-ui-bundle.js"])
+        if name not in DOCS_ASSETS:
+            raise NotFound("unknown_route", "the documentation has no such file")
+        return Answer(_asset(name), DOCS_ASSETS[name])
+
+
+@functools.cache
+def _asset(name: str) -> bytes:
+    return resources.files("fastapi_swagger").joinpath("resources", name).read_bytes()
+
+
+def _described(
+    summary: str, tag: str, errors: dict[str, str] | None = None, *parameters: str
+) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "tags": [tag],
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in parameters
+        ],
+        "responses": {
+            status: {"description": description, "content": {"application/problem+json": {}}}
+            for status, description in (errors or {}).items()
+        },
+    }

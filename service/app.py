@@ -1,0 +1,169 @@
+"""Everything assembled on one page."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service import __version__
+from service.api.native import NativeDialect
+from service.api.ops import Documentation, ModelList, Operations
+from service.api.transport import Edge, Route, asgi
+from service.heads.repository import Repository
+from service.metrics import Board, Metrics
+from service.scorer import Scorer
+from service.settings import Settings
+from service.wire.limits import Limits
+
+DESCRIPTION = """Probabilities, classes and exact cross-entropy from logits or features.
+
+Send tensors as JSON or as npz (`Content-Type: application/x-npz`). Errors are `application/problem+json`
+with a stable `code` and the path of the first offender.
+"""
+# How stale another worker's counts may be on /metrics; publishing a snapshot takes some 30 µs.
+PUBLISH_INTERVAL_S = 0.25
+
+
+def create_app(
+    settings: Settings, *, run_folder: Path | None = None, slot: int = 0, threads: int = 1
+) -> "Application":
+    """Assemble one worker's application; its lifespan loads the models.
+
+    `run_folder` is where workers agree, and `slot` is this worker's number in it; without a folder there is
+    one worker, and it keeps its counts to itself. `threads` is what one head may compute with.
+    """
+    limits = Limits(
+        body_bytes=settings.body_limit_bytes,
+        rows=settings.rows_limit,
+        elements=settings.elements_limit,
+        json_depth=settings.json_depth_limit,
+    )
+    metrics = Metrics()
+    board = Board(run_folder, slot) if run_folder else None
+    edge = Edge(
+        metrics, body_limit_bytes=settings.body_limit_bytes, request_timeout_s=settings.request_timeout_s
+    )
+    repository = Repository(settings.models, provider=settings.provider, threads=threads)
+    scorer = Scorer(repository)
+    app = Application(
+        edge=edge, metrics=metrics, board=board, repository=repository, scorer=scorer, threads=threads
+    )
+    app.register(NativeDialect(scorer, metrics, limits).routes())
+    app.register(Operations(edge, metrics, board, app.starting).routes())
+    app.register(ModelList(repository.describe).routes())
+    app.register(Documentation(app.openapi).routes())
+    return app
+
+
+class Application(FastAPI):
+    """One FastAPI application; its hot routes are called past the router, by the same functions.
+
+    The router alone costs more than the scoring of one row does.
+    """
+
+    def __init__(
+        self,
+        *,
+        edge: Edge,
+        metrics: Metrics,
+        board: Board | None,
+        repository: Repository,
+        scorer: Scorer,
+        threads: int,
+    ) -> None:
+        super().__init__(
+            title="logitserve",
+            version=__version__,
+            description=DESCRIPTION,
+            license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            openapi_url=None,  # the documentation's routes are our own
+            redirect_slashes=False,
+            lifespan=lifespan,
+        )
+        self.edge, self.metrics, self.board = edge, metrics, board
+        self.repository, self.scorer, self.threads = repository, scorer, threads
+        self.loaded = False
+        self.hot: dict[tuple[str, str], ASGIApp] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        hot = self.hot.get((scope["method"], scope["path"]))
+        await self.edge(scope, receive, send, hot or super().__call__)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Let errors rise to the edge as they are: there is one place where they become answers."""
+        return AsyncExitStackMiddleware(self.router)
+
+    def register(self, routes: list[Route]) -> None:
+        """Register routes for documentation, mounting and `url_path_for`; their raw functions answer."""
+        for route in routes:
+
+            async def documented() -> None:
+                """Stand for the route in the documentation; the raw function answers in its place."""
+
+            self.add_api_route(
+                route.path,
+                documented,
+                methods=[route.method],
+                name=route.endpoint.__name__,
+                response_class=Response,
+                openapi_extra=dict(route.openapi or {}),
+                include_in_schema=route.openapi is not None,
+            )
+            registered = self.router.routes[-1]
+            assert isinstance(registered, APIRoute)  # noqa: S101 - for the type checker: just made
+            registered.app = asgi(route.endpoint, route.path)
+            if route.hot:
+                self.hot[route.method, route.path] = registered.app
+
+    def starting(self) -> str | None:
+        return None if self.loaded else "starting: the models are being loaded"
+
+    def drain(self) -> None:
+        """Tell /health/ready that no more requests should come, and close connections answer by answer."""
+        self.edge.draining = True
+
+    def served(self) -> dict[str, Any]:
+        """Say what is served, once ready."""
+        models = [
+            {"model": model["name"], **{key: version[key] for key in ("version", "digest", "provider")}}
+            for model in self.repository.describe()
+            for version in model["versions"]
+        ]
+        return {"models": models, "threads": self.threads}
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: Application) -> AsyncIterator[None]:
+    await asyncio.to_thread(app.repository.load)
+    for model in app.served()["models"]:
+        app.metrics.model_info(**model)
+    publishing = asyncio.create_task(publish(app.metrics, app.board)) if app.board else None
+    app.loaded = True
+    yield
+    if publishing:
+        publishing.cancel()
+        await asyncio.wait([publishing])
+    app.scorer.close()
+    app.repository.close()
+
+
+async def publish(metrics: Metrics, board: Board) -> None:
+    """Take over the counts of the slot's last worker, then publish ours until cancelled."""
+    metrics.continue_from(board.own())
+    try:
+        while True:
+            board.publish(metrics.values)
+            await asyncio.sleep(PUBLISH_INTERVAL_S)
+    finally:
+        board.publish(metrics.values)
+        board.close()

@@ -1,0 +1,182 @@
+"""How a call becomes a request and a response an answer; what both clients share.
+
+Arrays become bytes and bytes arrays in `wire`. The client knows no checks and no defaults of the service:
+what is not said is not sent, and the service decides.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
+
+import httpx
+import numpy as np
+from numpy.typing import ArrayLike
+
+from service.client.answers import Answer, Unavailable, answer_of, error_of
+from service.client.attempts import Steps, attempts
+from service.types import LabelFormat, Operation, Reduction
+from service.wire import media, native
+
+HttpT = TypeVar("HttpT", httpx.Client, httpx.AsyncClient)
+TransportT = TypeVar("TransportT")
+Media: TypeAlias = Literal["auto", "json", "npz"]
+MEDIA_TYPES = {"json": media.JSON, "npz": media.NPZ}
+
+# Where, with both sides added up, the digits of JSON begin to cost more than the fixed price of a zip archive.
+NPZ_FROM_ELEMENTS = 2048
+TENSORS = ("logits", "features", "labels", "class_weight", "sample_weight")
+# Attributes of the answer, not outputs.
+HEAD = frozenset({"model", "version"})
+NULLABLE = frozenset({"loss", "accuracy"})
+PER_EXAMPLE = frozenset({"classes", "predicted_names", "entropy", "losses", "brier"})
+
+
+class SoftmaxOptions(TypedDict, total=False):
+    """What `softmax` takes by keyword; what is left out is the service's default."""
+
+    axis: int
+    dtype: Literal["float32", "float64"]
+    temperature: float
+    top_k: int
+    class_names: Sequence[str]
+    outputs: Sequence[str]
+
+
+class LossOptions(SoftmaxOptions, total=False):
+    """What `loss` takes by keyword."""
+
+    label_format: Literal["auto"] | LabelFormat
+    reduction: Reduction
+    label_smoothing: float
+    class_weight: ArrayLike
+    sample_weight: ArrayLike
+    ignore_index: int
+    broadcast_labels: bool
+    validate_labels: bool
+    non_finite: Literal["error", "string"]
+
+
+class PredictOptions(LossOptions, total=False):
+    """What `predict` takes by keyword."""
+
+    labels: ArrayLike
+    model: str
+    version: str
+    top_contributions: int
+
+
+class Calls(ABC, Generic[HttpT, TransportT]):
+    """What both clients share.
+
+    Parameters
+    ----------
+    base_url : str
+        Where the service listens.
+    api_key : str, optional
+        Sent as a bearer token.
+    timeout_s : float
+        The time allowed for a call with all its attempts. The service is told, and drops work that is late.
+    at_most : int
+        How many times a request is sent at most: again only where nothing of an answer came, or a 503 that
+        says when to come back.
+    media : "auto", "json" or "npz"
+        How arrays travel; "auto" is JSON for small ones, npz for large ones and empty batches.
+    connections : int
+        The most connections at a time; they are kept alive.
+    transport : httpx transport, optional
+        In place of the network, such as `httpx.ASGITransport(app)` for the asynchronous client.
+    trust_env : bool
+        Whether the proxies and certificates that the environment names are used.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        at_most: int = 3,
+        media: Media = "auto",
+        connections: int = 100,
+        transport: TransportT | None = None,
+        trust_env: bool = True,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._at_most = at_most
+        self._media = media
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._http: HttpT = self._open(
+            transport, base_url=base_url, headers=headers, limits=limits, trust_env=trust_env
+        )
+
+    @abstractmethod
+    def _open(self, transport: TransportT | None, **settings: Any) -> HttpT: ...
+
+    def score_steps(
+        self, operation: Operation, fields: dict[str, Any], timeout_s: float | None
+    ) -> Steps[Answer]:
+        media_type = MEDIA_TYPES[_media(fields) if self._media == "auto" else self._media]
+        body, query = native.encode_request(operation, fields, media_type)
+        headers = {"content-type": media_type, "accept": media_type}
+        request = self._http.build_request(
+            "POST", f"/{operation}", content=body, params=query or None, headers=headers
+        )
+        response = yield from attempts(request, timeout_s=timeout_s or self._timeout_s, at_most=self._at_most)
+        _check_media(response, media_type)
+        outputs = native.decode_result(response.content, media_type)
+        return answer_of(response, _completed(outputs, fields))
+
+    def _get(self, path: str, *, at_most: int | None = None) -> Steps[httpx.Response]:
+        request = self._http.build_request("GET", path)
+        return (yield from attempts(request, timeout_s=self._timeout_s, at_most=at_most or self._at_most))
+
+    def models_steps(self) -> Steps[list[dict[str, Any]]]:
+        response = yield from self._get("/models")
+        _check_media(response, media.JSON)
+        models: list[dict[str, Any]] = response.json()["models"]
+        return models
+
+    def healthy_steps(self, path: str) -> Steps[bool]:
+        try:
+            yield from self._get(path, at_most=1)
+        except Unavailable:
+            return False
+        return True
+
+    def metrics_text_steps(self) -> Steps[str]:
+        response = yield from self._get("/metrics")
+        return response.text
+
+
+def logits_fields(logits: ArrayLike, options: SoftmaxOptions) -> dict[str, Any]:
+    """Say the type: else the service would take it from the media type, and the size would decide it."""
+    array = np.asarray(logits)
+    dtype = "float32" if array.dtype in (np.float16, np.float32) else "float64"
+    return {"logits": array, "dtype": dtype, **options}
+
+
+def _check_media(response: httpx.Response, media_type: str) -> None:
+    """Refuse a page that somebody else answered with a good status."""
+    if response.headers.get("content-type", "").partition(";")[0] != media_type:
+        raise error_of(response)
+
+
+def _media(fields: Mapping[str, Any]) -> Literal["json", "npz"]:
+    elements = [np.asarray(fields[name]).size for name in TENSORS if name in fields]
+    return "npz" if min(elements) == 0 or sum(elements) >= NPZ_FROM_ELEMENTS else "json"
+
+
+def _completed(decoded: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Even out what the media types make of the same answer: npz has no null, JSON no float32."""
+    outputs = {name: value for name, value in decoded.items() if name not in HEAD}
+    default = ("loss",) if "labels" in fields and fields.get("reduction") != "none" else ()
+    for name in NULLABLE.intersection(fields.get("outputs", default)):
+        outputs.setdefault(name, None)
+    for name in PER_EXAMPLE.intersection(outputs):  # of a single example it was read as a number
+        outputs[name] = np.asarray(outputs[name])
+    if fields.get("dtype") == "float32":
+        for name, value in outputs.items():
+            if isinstance(value, np.ndarray) and value.dtype == np.float64:
+                outputs[name] = value.astype(np.float32)
+    return outputs

@@ -1,0 +1,130 @@
+"""head.json: what a head says of itself, and the digest that ties it to its model.onnx.
+
+The second home of pydantic, beside the settings: head.json is written by people and read once. Knows no
+file, no session and no graph.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    ValidationError,
+)
+
+from service.errors import ModelError
+
+# More of a message than this is no longer one line.
+MAX_REASON = 300
+
+Row = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+Name = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"expected distinct names, got {name[:40]!r} twice")
+        seen.add(name)
+    return names
+
+
+def _nothing(value: object) -> None:
+    if value is not None:
+        raise ValueError("expected null: this version of logitserve does not support it")
+
+
+NotYet = Annotated[None, BeforeValidator(_nothing)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Golden(_Strict):
+    """Rows of features with the logits they must give before the head counts as ready."""
+
+    features: Annotated[tuple[Row, ...], Field(min_length=1, description="Rows [rows, num_features].")]
+    logits: Annotated[tuple[Row, ...], Field(min_length=1, description="Their logits [rows, num_classes].")]
+
+
+class HeadDescription(_Strict):
+    """What a head says of itself; stands beside its model.onnx as head.json."""
+
+    class_names: Annotated[
+        Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_distinct)] | None,
+        Field(description="Names of all classes, in the order of the logits; distinct."),
+    ] = None
+    input: Annotated[
+        Name | None,
+        Field(description="The input tensor, features [rows, num_features]; default the only one."),
+    ] = None
+    output: Annotated[
+        Name | None,
+        Field(
+            description="The output tensor, logits [rows, num_classes]; default `logits`, or the only one."
+        ),
+    ] = None
+    dtype: Annotated[
+        Literal["float32", "float64"] | None,
+        Field(description="What the head computes in, as its graph must say too."),
+    ] = None
+    calibration: Annotated[NotYet, Field(description="Reserved; null.")] = None
+    decision: Annotated[NotYet, Field(description="Reserved; null.")] = None
+    golden: Annotated[
+        Golden | None,
+        Field(
+            description="The self-test: |Δlogit| ≤ 1e-5·max(1, |logit|) in float32, 1e-12 in float64, and the "
+            "same class."
+        ),
+    ] = None
+    source: Annotated[
+        dict[str, str], Field(description="Where the head comes from: data, licence, how it was fitted.")
+    ] = {}
+    metrics: Annotated[
+        dict[str, FiniteFloat], Field(description="How good the head is on data it was not fitted to.")
+    ] = {}
+    digest: Annotated[
+        Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None,
+        Field(description="sha256, in hexadecimal, over model.onnx and this object without its digest."),
+    ] = None
+
+
+def parse(text: bytes) -> HeadDescription:
+    """Read head.json; `ModelError` says in one line where it is wrong."""
+    try:
+        return HeadDescription.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
+        parts = ("head.json", place.lstrip("."), first["msg"].removeprefix("Value error, "))
+        raise ModelError(": ".join(filter(None, parts))[:MAX_REASON]) from error
+
+
+def digest_of(model: bytes, text: bytes = b"{}") -> str:
+    """Take the sha256, in hexadecimal, over model.onnx and the canonical head.json.
+
+    Canonical is the JSON object as written, without its own digest: keys sorted, no white space, numbers
+    as Python writes them, UTF-8. A model without a head.json has an empty one.
+    """
+    described: dict[str, Any] = json.loads(text)
+    described.pop("digest", None)
+    canonical = json.dumps(described, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(model + canonical.encode()).hexdigest()
+
+
+def schema() -> str:
+    """Write the JSON Schema of head.json, as it is kept in head.schema.json."""
+    described = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **HeadDescription.model_json_schema(),
+    }
+    return json.dumps(described, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,234 @@
+"""Every instrument, and how the counts of several workers become one text.
+
+Counts are plain numbers in dictionaries: a request pays for a few dictionary updates, never for a call
+into prometheus_client, whose multi-process mode costs 3 µs an update and drops the gauges of dead workers.
+Each worker publishes a snapshot into a memory-mapped file of the run folder (`Board`); whoever answers
+`/metrics` sums all of them. prometheus_client only writes the text.
+"""
+
+import mmap
+import os
+import struct
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+import orjson
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+Labels: TypeAlias = tuple[str, ...]
+# The values of one process: instrument -> label values -> a number, or the counts of a histogram.
+Values: TypeAlias = dict[str, dict[Labels, float]]
+
+
+class Instrument(NamedTuple):
+    """What is measured; time series appear per label set on first use."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: Labels
+    help: str
+
+
+REQUESTS = Instrument(
+    "logitserve_requests", "counter", ("route", "method", "status"), "Requests answered, by path template."
+)
+DURATION = Instrument(
+    "logitserve_request_duration_seconds",
+    "histogram",
+    ("route",),
+    "From the first byte of a request read to the last of its answer handed to the socket.",
+)
+ROWS = Instrument("logitserve_rows", "counter", ("model", "version"), "Examples scored, by head.")
+ERRORS = Instrument("logitserve_errors", "counter", ("route", "code"), "Errors answered, by code.")
+INFLIGHT = Instrument("logitserve_inflight_requests", "gauge", (), "Requests being answered now.")
+WORKERS = Instrument("logitserve_workers", "gauge", (), "Worker processes that are serving.")
+MODEL_INFO = Instrument(
+    "logitserve_model_info",
+    "gauge",
+    ("model", "version", "digest", "provider"),
+    "1 for each version of a head that is served.",
+)
+INSTRUMENTS = (REQUESTS, DURATION, ROWS, ERRORS, INFLIGHT, WORKERS, MODEL_INFO)
+# Gauges that say the same in every worker; summing them would multiply them.
+SAME_IN_EVERY_WORKER = frozenset({MODEL_INFO.name})
+
+# Upper bounds in seconds. A small request takes 50 to 500 µs, so most of the bounds lie below 10 ms.
+BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+SUM = "sum"
+
+
+class Metrics:
+    """The counts of this process."""
+
+    def __init__(self) -> None:
+        self.values: Values = {instrument.name: {} for instrument in INSTRUMENTS}
+        self._requests = self.values[REQUESTS.name]
+        self._durations = self.values[DURATION.name]
+        self._errors = self.values[ERRORS.name]
+        self._rows = self.values[ROWS.name]
+        self.values[INFLIGHT.name][()] = 0
+        self.values[WORKERS.name][()] = 1
+
+    def request_started(self) -> None:
+        self.values[INFLIGHT.name][()] += 1
+
+    def request_finished(self, route: str, method: str, status: int, duration_s: float) -> None:
+        self.values[INFLIGHT.name][()] -= 1
+        _add(self._requests, (route, method, str(status)), 1)
+        place = bisect_left(BUCKETS_S, duration_s)
+        _add(self._durations, (route, str(place)), 1)
+        _add(self._durations, (route, SUM), duration_s)
+
+    def error(self, route: str, code: str) -> None:
+        _add(self._errors, (route, code), 1)
+
+    def rows(self, model: str, version: str, rows: int) -> None:
+        _add(self._rows, (model, version), rows)
+
+    def model_info(self, model: str, version: str, digest: str, provider: str) -> None:
+        self.values[MODEL_INFO.name][(model, version, digest, provider)] = 1
+
+    def continue_from(self, values: Values) -> None:
+        """Take over the counts of a dead worker, so that counters never go down; gauges die with it."""
+        for instrument in INSTRUMENTS:
+            if instrument.kind != "gauge":
+                for labels, value in values.get(instrument.name, {}).items():
+                    _add(self.values[instrument.name], labels, value)
+
+
+def _add(series: dict[Labels, float], labels: Labels, value: float) -> None:
+    series[labels] = series.get(labels, 0) + value
+
+
+class Board:
+    """The run folder's snapshots: one memory-mapped file a worker slot.
+
+    A reader may come upon a half-written snapshot; the checksum says so and it reads again.
+    """
+
+    # Label sets are few (routes, statuses, codes, heads), a snapshot takes some kB; a file this large
+    # holds ten thousand of them and costs only the pages written.
+    CAPACITY_BYTES = 1 << 20
+    _HEADER = struct.Struct("<III")  # checksum, length, pid
+    _READ_ATTEMPTS = 16
+
+    def __init__(self, folder: Path, slot: int) -> None:
+        self._folder = folder
+        self._slot = slot
+        self._path = folder / f"worker-{slot}.metrics"
+        with self._path.open("a+b") as file:
+            file.truncate(self.CAPACITY_BYTES)
+            self._memory = mmap.mmap(file.fileno(), self.CAPACITY_BYTES)
+
+    def own(self) -> Values:
+        """What the slot's file holds: nothing, or the last snapshot of the worker that had it before."""
+        found = self._read(self._memory)
+        return found[1] if found else {}
+
+    def publish(self, values: Values) -> None:
+        payload = orjson.dumps(
+            {name: [[*key, value] for key, value in s.items()] for name, s in values.items()}
+        )
+        if len(payload) > self.CAPACITY_BYTES - self._HEADER.size:
+            return  # the last snapshot that did fit stays; no request may fail for a metric
+        self._memory[self._HEADER.size : self._HEADER.size + len(payload)] = payload
+        self._memory[: self._HEADER.size] = self._HEADER.pack(zlib.crc32(payload), len(payload), os.getpid())
+
+    def others(self) -> Iterator[Values]:
+        """The snapshots of the other slots; of a dead worker its counters only."""
+        for path in sorted(self._folder.glob("worker-*.metrics")):
+            if path == self._path:
+                continue
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
+                found = self._read(memory)
+            if found:
+                pid, values = found
+                alive = _alive(pid)
+                yield {i.name: values.get(i.name, {}) for i in INSTRUMENTS if alive or i.kind != "gauge"}
+
+    def close(self) -> None:
+        self._memory.close()
+
+    def _read(self, memory: mmap.mmap) -> tuple[int, Values] | None:
+        for _ in range(self._READ_ATTEMPTS):
+            checksum, length, pid = self._HEADER.unpack(memory[: self._HEADER.size])
+            payload = memory[self._HEADER.size : self._HEADER.size + length]
+            if length and zlib.crc32(payload) == checksum:
+                parsed: dict[str, list[list[str | float]]] = orjson.loads(payload)
+                return pid, {
+                    name: {tuple(map(str, row[:-1])): float(row[-1]) for row in rows}
+                    for name, rows in parsed.items()
+                }
+        return None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def summed(snapshots: Iterable[Values]) -> Values:
+    total: Values = {instrument.name: {} for instrument in INSTRUMENTS}
+    for snapshot in snapshots:
+        for name, series in snapshot.items():
+            for labels, value in series.items():
+                if name in SAME_IN_EVERY_WORKER:
+                    total[name][labels] = value
+                else:
+                    _add(total[name], labels, value)
+    return total
+
+
+class Exposition:
+    """Writes values as Prometheus text, by a registry that a test may give."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self._registry = registry or CollectorRegistry()
+        self._values: Values = {}
+        self._registry.register(self)
+
+    CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+    def text(self, values: Values) -> bytes:
+        self._values = values
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        return []  # nothing is collected at registration
+
+    def collect(self) -> Iterator[Metric]:
+        for instrument in INSTRUMENTS:
+            series = self._values.get(instrument.name, {})
+            if instrument.kind == "histogram":
+                yield _histogram(instrument, series)
+                continue
+            family = CounterMetricFamily if instrument.kind == "counter" else GaugeMetricFamily
+            metric = family(instrument.name, instrument.help, labels=instrument.labels)
+            for labels, value in sorted(series.items()):
+                metric.add_metric(labels, value)
+            yield metric
+
+
+def _histogram(instrument: Instrument, series: dict[Labels, float]) -> HistogramMetricFamily:
+    metric = HistogramMetricFamily(instrument.name, instrument.help, labels=instrument.labels)
+    for labels in sorted({key[:-1] for key in series}):
+        cumulative, buckets = 0.0, []
+        for place, bound in enumerate((*map(str, BUCKETS_S), "+Inf")):
+            cumulative += series.get((*labels, str(place)), 0)
+            buckets.append((bound, cumulative))
+        metric.add_metric(labels, buckets, sum_value=series.get((*labels, SUM), 0))
+    return metric

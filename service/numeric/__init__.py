@@ -1,0 +1,9 @@
+"""Softmax, cross-entropy and their relatives, each the exact function of its inputs, rounded once.
+
+Pure array functions, lowest first; nothing here knows of requests, models or HTTP:
+
+    checks      what may enter, and the error for what may not
+    kernel      differences, exponentials and sums that lose nothing
+    softmax     probabilities, log-probabilities, entropy, classes
+    losses      cross-entropy and what follows from it: accuracy, Brier score, gradient
+"""

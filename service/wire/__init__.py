@@ -1,0 +1,17 @@
+"""Bytes -> ScoreRequest and ScoreResult -> bytes: pure functions, no I/O, no settings, no web framework.
+
+Read in this order; imports only ever point up this list.
+
+    limits       how large a request may be
+    media        which media types are read and written, and what an Accept header picks
+    encodings    gzip, deflate and zstd bodies
+    json_reader  bytes -> one JSON object, strictly
+    arrays       npy and npz, in and out
+    nested       nested JSON lists -> arrays
+    options      the table of fields, and the options among them
+    outputs      what may be asked for, and what is answered unasked
+    labels       labels and weights
+    fields       assemble: the fields of any dialect -> ScoreRequest
+    native       the native dialect, from both of its sides
+    schemas      its JSON Schemas and runnable examples
+"""

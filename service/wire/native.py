@@ -1,0 +1,257 @@
+"""The native dialect: JSON, npz and npy bodies, seen from the server and from the client.
+
+How arrays and JSON are read is known to the modules below, and what the fields mean to `fields`.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from service.errors import Invalid
+from service.types import Operation, Output, ScoreRequest, ScoreResult
+from service.wire import arrays, media, nested
+from service.wire.fields import FLOAT32, HeadOf, assemble, own_dtype
+from service.wire.json_reader import read_object
+from service.wire.limits import Limits
+from service.wire.media import accepted
+from service.wire.options import ARRAY, FIELDS, REQUIRED, TENSOR, check_names, parse_query
+
+# One door to this dialect, `accepted` included.
+__all__ = ["accepted", "decode", "decode_result", "encode", "encode_request"]
+
+INTEGER_OUTPUTS = {"classes", "top_classes", "count", "contributions.features"}
+TEXT_OUTPUTS = {"predicted_names", "top_names", "model", "version"}
+
+# What a client reads comes from the server that it chose to ask.
+_UNLIMITED = Limits(sys.maxsize, sys.maxsize, sys.maxsize, sys.maxsize)
+
+
+def decode(
+    operation: Operation,
+    body: bytes,
+    *,
+    media_type: str,
+    query: Sequence[tuple[str, str]],
+    limits: Limits,
+    head_of: HeadOf | None = None,
+    named: tuple[str, str | None] | None = None,
+) -> ScoreRequest:
+    """Read one request.
+
+    Parameters
+    ----------
+    operation : "softmax", "loss" or "predict"
+    body : bytes
+        Already decompressed.
+    media_type : str
+        The Content-Type header; empty counts as JSON.
+    query : sequence of name and text
+        The options of a binary body; JSON bodies carry their own.
+    limits, head_of, named
+        As in `fields.assemble`.
+
+    Raises
+    ------
+    RequestError
+        The first fault in the contract's order, with its place.
+    """
+    kind = media.readable(operation, media_type)
+    if kind == media.JSON:
+        fields = read_object(body, limits.json_depth)
+        if query:
+            message = "expected the options of a JSON request in its body, got a query string"
+            raise Invalid("unknown_field", message, path=query[0][0][:40])
+    else:
+        fields = _read_binary(operation, body, kind, query, limits=limits, named=named)
+    return assemble(operation, fields, limits=limits, head_of=head_of, named=named)
+
+
+def encode(result: ScoreResult, media_type: str) -> bytes:
+    """Write one answer.
+
+    Parameters
+    ----------
+    result : ScoreResult
+    media_type : str
+        As `accepted` picked it: JSON; npz with a key for each output, where the mean of nothing has none;
+        or npy with the first output alone, where it is an empty array.
+    """
+    if media_type == media.JSON:
+        return _encode_json(result)
+    answered = {name: _as_array(value) for name, value in result.outputs.items() if value is not None}
+    if media_type == media.NPZ:
+        return arrays.write_npz(answered)
+    first = next(iter(result.outputs))
+    return arrays.write_npy(answered.get(first, np.empty(0)))
+
+
+def encode_request(
+    operation: Operation, fields: Mapping[str, Any], media_type: str
+) -> tuple[bytes, dict[str, str]]:
+    """Write the body and the query string of a request: what `decode` reads.
+
+    Parameters
+    ----------
+    operation : "softmax", "loss" or "predict"
+    fields : mapping of field name to value
+        Arrays or nested lists, numbers, text; None is left out.
+    media_type : str
+        JSON or npz; both say the same, so float32 logits bring their dtype along in JSON.
+
+    Returns
+    -------
+    tuple of bytes and dict of str to str
+        The body, and the parameters of the query string (none beside JSON).
+    """
+    said = {name: value for name, value in fields.items() if value is not None}
+    if media_type == media.JSON:
+        logits = said.get("logits")
+        if isinstance(logits, np.ndarray) and own_dtype(logits) == FLOAT32:
+            said.setdefault("dtype", "float32")
+        return _dumps({name: _plain(_widened(value)) for name, value in said.items()}), {}
+    kinds = FIELDS[operation]
+    in_body = {name for name in said if kinds.get(name) in (ARRAY, TENSOR) or name == "class_names"}
+    body = arrays.write_npz({name: _sent_array(name, said[name]) for name in said if name in in_body})
+    return body, {name: _query_text(said[name]) for name in said if name not in in_body}
+
+
+def decode_result(body: bytes, media_type: str) -> dict[str, Any]:
+    """Read an answer: what `encode` wrote.
+
+    Returns
+    -------
+    dict of output name to value
+        Arrays (float64 and int64 from JSON, as computed from npz), numbers and text; names of classes as
+        arrays of text; `contributions` as a dict of the arrays `features` and `values`. The mean of nothing
+        is None in JSON and missing in npz.
+    """
+    if media_type.partition(";")[0] == media.JSON:
+        answered = orjson.loads(body)
+        found = {name: _read_output(name, value) for name, value in _flattened(answered)}
+    else:
+        read = arrays.read_npz(body, _UNLIMITED)
+        found = {name: array if array.ndim else array.item() for name, array in read.items()}
+    if "contributions.values" in found:
+        found["contributions"] = {key: found.pop(f"contributions.{key}") for key in ("features", "values")}
+    return found
+
+
+def _read_binary(
+    operation: Operation,
+    body: bytes,
+    kind: str,
+    query: Sequence[tuple[str, str]],
+    *,
+    limits: Limits,
+    named: tuple[str, str | None] | None,
+) -> dict[str, Any]:
+    sent: dict[str, NDArray[Any]]
+    if kind == media.NPZ:
+        sent = arrays.read_npz(body, limits)
+    else:
+        (name,) = REQUIRED[operation]
+        sent = {name: arrays.read_npy(body, limits, path=name)}
+    check_names(operation, [*sent, *(name for name, _ in query)], named)
+    said = parse_query(operation, query)
+    if twice := sent.keys() & said.keys():
+        raise Invalid("option_type", "expected it in the archive or in the query, got both", path=min(twice))
+    return sent | said
+
+
+def _encode_json(result: ScoreResult) -> bytes:
+    answer: dict[str, Any] = {}
+    if result.head is not None:
+        answer = {"model": result.head.model, "version": result.head.version}
+    for name, value in result.outputs.items():
+        field, _, key = name.partition(".")  # contributions.features is a key of contributions
+        if key:
+            answer.setdefault(field, {})[key] = _plain(value)
+        else:
+            answer[name] = _plain(value)
+    return _dumps(answer)
+
+
+def _dumps(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _plain(value: Any) -> Any:
+    """Make a value what orjson writes without loss: it would write null for every infinity."""
+    if isinstance(value, np.ndarray):
+        return _plain_array(value) if value.ndim else _plain(value[()])
+    if isinstance(value, float | np.floating):
+        return value if math.isfinite(value) else _word(float(value))
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _plain_array(array: NDArray[Any]) -> Any:
+    if array.dtype.kind == "U":
+        return array.tolist()
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    flat = array.ravel()
+    leaves: list[Any] = list(flat)  # numpy's own scalars: Python's floats would lose float32's short digits
+    for index in np.flatnonzero(~np.isfinite(flat)):
+        leaves[index] = _word(float(flat[index]))
+    for length in reversed(array.shape[1:]):
+        leaves = [leaves[start : start + length] for start in range(0, len(leaves), length)]
+    return leaves
+
+
+def _word(value: float) -> str:
+    return next(word for word, number in nested.NON_FINITE.items() if str(number) == str(value))
+
+
+def _as_array(value: Output) -> NDArray[Any]:
+    return np.asarray(value, dtype=np.str_) if isinstance(value, str | list) else np.asarray(value)
+
+
+def _widened(value: Any) -> Any:
+    """Give floats all their digits: those that suffice for float32 may round differently by way of float64."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return value.astype(np.float64)
+    return float(value) if isinstance(value, np.floating) else value
+
+
+def _sent_array(name: str, value: Any) -> NDArray[Any]:
+    if isinstance(value, np.ndarray) or name in {"labels", "class_names"}:
+        return np.asarray(value)
+    try:
+        # numpy would make text of all numbers among which the string "-Infinity" masks a class.
+        return nested.read_floats(_plain(value), _UNLIMITED, path=name, code=f"{name}_type")
+    except Invalid:
+        return np.asarray(value)  # what is wrong with it is the service's to say
+
+
+def _query_text(value: Any) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, str | int | float) else ",".join(value)
+
+
+def _flattened(answered: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for name, value in answered.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{key}", item) for key, item in value.items())
+        else:
+            yield name, value
+
+
+def _read_output(name: str, value: Any) -> Any:
+    if name in TEXT_OUTPUTS:
+        return value if isinstance(value, str) else np.asarray(value, dtype=np.str_)
+    if name in INTEGER_OUTPUTS:
+        return np.asarray(value, dtype=np.int64) if isinstance(value, list) else value
+    if value is None:
+        return None
+    array = nested.read_floats(value, _UNLIMITED, path=name, code="logits_type")
+    return array if array.ndim else array.item()

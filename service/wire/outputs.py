@@ -1,0 +1,100 @@
+"""What is answered: the names that may be asked for, what each needs, and what comes unasked.
+
+Only names are handled here; the scorer knows what they mean.
+"""
+
+from collections.abc import Iterable
+
+from service.errors import Invalid
+from service.types import Operation
+from service.wire.options import Options, unknown_name
+
+_SOFTMAX = (
+    "probabilities",
+    "log_probabilities",
+    "classes",
+    "predicted_names",
+    "one_hot",
+    "entropy",
+    "top_classes",
+    "top_probabilities",
+    "top_names",
+)
+_LOSS = (*_SOFTMAX, "loss", "losses", "count", "accuracy", "brier", "gradient")
+
+KNOWN: dict[Operation, tuple[str, ...]] = {
+    "softmax": _SOFTMAX,
+    "loss": _LOSS,
+    "predict": (*_LOSS, "logits", "contributions"),
+}
+NEED_LABELS = {"loss", "losses", "count", "accuracy", "brier", "gradient"}
+NEED_TOP_K = {"top_classes", "top_probabilities", "top_names"}
+NEED_CLASS_NAMES = {"predicted_names", "top_names"}
+
+
+def check_outputs(operation: Operation, options: Options, *, labelled: bool) -> None:
+    """Refuse what cannot be asked for, as far as that shows before a head is known.
+
+    Raises
+    ------
+    Invalid
+        `unknown_output`, `top_k_range` (best classes without `top_k`), `missing_field` (at `labels`).
+    """
+    outputs = options.outputs
+    if outputs is None:
+        return
+    if not outputs:
+        raise Invalid("unknown_output", "expected at least one name, got an empty list", path="outputs")
+    known = KNOWN[operation]
+    for index, name in enumerate(outputs):
+        if name not in known:
+            raise Invalid("unknown_output", unknown_name(name, known), path=f"outputs[{index}]")
+        if name in outputs[:index]:
+            raise Invalid("unknown_output", f"expected {name!r} once", path=f"outputs[{index}]")
+        if name == "loss" and options.reduction == "none":
+            message = 'with the reduction "none" there is no loss, only losses'
+            raise Invalid("unknown_output", message, path=f"outputs[{index}]")
+    asked = set(outputs)
+    if asked & NEED_TOP_K and options.top_k is None:
+        names = _listed(asked & NEED_TOP_K)
+        raise Invalid("top_k_range", f"the outputs {names} need top_k, got none", path="top_k")
+    if asked & NEED_LABELS and not labelled:
+        names = _listed(asked & NEED_LABELS)
+        raise Invalid("missing_field", f"the outputs {names} need labels", path="labels")
+
+
+def choose_outputs(operation: Operation, options: Options, *, labelled: bool, named: bool) -> tuple[str, ...]:
+    """Return what is answered, in order: what was asked for, else the default.
+
+    `labelled` says whether there are labels, `named` whether class names are known.
+
+    Raises
+    ------
+    Invalid
+        `unknown_output` for names of classes that nobody has named.
+    """
+    if options.outputs is None:
+        return tuple(_default(operation, options, labelled=labelled, named=named))
+    for index, name in enumerate(options.outputs):
+        if name in NEED_CLASS_NAMES and not named:
+            message = f"{name} needs class_names, and none are known"
+            raise Invalid("unknown_output", message, path=f"outputs[{index}]")
+    return options.outputs
+
+
+def _default(operation: Operation, options: Options, *, labelled: bool, named: bool) -> Iterable[str]:
+    losses = ["losses", "count"] if options.reduction == "none" else ["loss", "losses", "count"]
+    if operation == "loss":
+        yield from losses
+    else:
+        yield from ("probabilities", "classes")
+    if named:
+        yield "predicted_names"
+    if options.top_k is not None:
+        yield from ("top_classes", "top_probabilities", *(("top_names",) if named else ()))
+    if operation == "predict" and labelled:
+        yield from losses
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,284 @@
+"""The edge: ids, deadlines, limits, errors and counts, whatever the route does."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.exceptions import HTTPException
+
+from service.api.transport import (
+    EXCHANGE,
+    REQUEST_ID_CHARACTERS,
+    Answer,
+    Edge,
+    Endpoint,
+    Exchange,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    asgi,
+)
+from service.errors import Invalid, NotReady, Offence
+from service.metrics import Metrics
+
+pytestmark = pytest.mark.anyio
+
+
+class Wrapped:
+    """One endpoint inside the edge, as an ASGI application."""
+
+    def __init__(
+        self, endpoint: Endpoint, *, body_limit_bytes: int = 1000, request_timeout_s: float = 60
+    ) -> None:
+        self.metrics = Metrics()
+        self.edge = Edge(self.metrics, body_limit_bytes=body_limit_bytes, request_timeout_s=request_timeout_s)
+        self.app = asgi(endpoint, "/things/{thing}")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.edge(scope, receive, send, self.app)
+
+    async def post(self, content: bytes | AsyncIterator[bytes] = b"", **headers: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app=self)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            return await client.post("/things/1?a=1&b=x%20y&a=", content=content, headers=named)
+
+
+async def echo(exchange: Exchange) -> Answer:
+    return Answer(await exchange.body(), "text/plain")
+
+
+def raising(error: Exception) -> Endpoint:
+    async def endpoint(_exchange: Exchange) -> Answer:
+        raise error
+
+    return endpoint
+
+
+async def test_an_answer_has_its_type_length_and_headers() -> None:
+    async def endpoint(_exchange: Exchange) -> Answer:
+        return Answer(b"hello", "text/plain", 201, (("x-thing", "1"),))
+
+    answer = await Wrapped(endpoint).post()
+    assert answer.status_code == 201
+    assert answer.content == b"hello"
+    assert answer.headers["content-type"] == "text/plain"
+    assert answer.headers["content-length"] == "5"
+    assert answer.headers["x-thing"] == "1"
+
+
+async def test_the_body_arrives_whole_from_many_parts() -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for part in (b"one", b"", b"two", b"three"):
+            yield part
+
+    assert (await Wrapped(echo).post(parts())).content == b"onetwothree"
+
+
+async def test_the_query_is_read_in_order_with_empty_values() -> None:
+    async def endpoint(exchange: Exchange) -> Answer:
+        return Answer(repr(exchange.query).encode(), "text/plain")
+
+    assert (await Wrapped(endpoint).post()).text == "[('a', '1'), ('b', 'x y'), ('a', '')]"
+
+
+async def test_a_request_id_is_echoed() -> None:
+    assert (await Wrapped(echo).post(x_request_id="abc-123")).headers["x-request-id"] == "abc-123"
+
+
+@pytest.mark.parametrize("bad", ["", "x" * (REQUEST_ID_CHARACTERS + 1), "tab\there", "caf\u00e9"])
+async def test_what_is_no_request_id_is_replaced(bad: str) -> None:
+    transport = httpx.ASGITransport(app=Wrapped(echo))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        headers = [(b"x-request-id", bad.encode("latin-1"))]
+        made = (await client.post("/", headers=headers)).headers["x-request-id"]
+    assert made != bad
+    assert 0 < len(made) <= REQUEST_ID_CHARACTERS
+
+
+async def test_ids_that_are_made_differ() -> None:
+    wrapped = Wrapped(echo)
+    made = {(await wrapped.post()).headers["x-request-id"] for _ in range(20)}
+    assert len(made) == 20
+
+
+async def test_a_known_error_becomes_a_problem() -> None:
+    error = Invalid("labels_shape", "expected shape [2], got [3]", path="labels")
+    answer = await Wrapped(raising(error)).post(x_request_id="me")
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json() == {
+        "type": "urn:logitserve:error:labels_shape",
+        "title": "The labels do not fit the logits",
+        "status": 422,
+        "detail": "labels: expected shape [2], got [3]",
+        "code": "labels_shape",
+        "request_id": "me",
+        "errors": [{"path": "labels", "message": "expected shape [2], got [3]"}],
+    }
+
+
+async def test_a_problem_lists_at_most_sixteen_offences() -> None:
+    places = [Offence(f"losses[{i}]", "infinite") for i in range(40)]
+    answer = await Wrapped(raising(Invalid("infinite_loss", "infinite", offences=places))).post()
+    assert [one["path"] for one in answer.json()["errors"]] == [f"losses[{i}]" for i in range(16)]
+
+
+async def test_headers_of_an_error_are_sent() -> None:
+    answer = await Wrapped(raising(NotReady("not_ready", "starting", headers={"Retry-After": "1"}))).post()
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_an_unforeseen_error_is_logged_and_answered_with_one_fixed_sentence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.ERROR, logger="logitserve"):
+        answer = await Wrapped(raising(ZeroDivisionError("secret detail"))).post(x_request_id="find-me")
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "internal"
+    assert "secret" not in answer.text
+    assert "find-me" in caplog.text
+    assert "secret detail" in caplog.text
+
+
+async def test_the_routers_own_errors_are_problems_too() -> None:
+    missing = await Wrapped(raising(HTTPException(404))).post()
+    assert (missing.status_code, missing.json()["code"]) == (404, "unknown_route")
+    method = await Wrapped(raising(HTTPException(405, headers={"Allow": "GET"}))).post()
+    assert (method.status_code, method.json()["code"], method.headers["allow"]) == (
+        405,
+        "method_not_allowed",
+        "GET",
+    )
+    assert "GET" in method.json()["detail"]
+    other = await Wrapped(raising(HTTPException(418))).post()
+    assert (other.status_code, other.json()["code"]) == (500, "internal")
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_over_the_limit_is_refused_and_the_limit_named(*, declared: bool) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 400
+
+    answer = await Wrapped(echo).post(b"x" * 1200 if declared else parts())
+    assert answer.status_code == 413
+    assert answer.json()["code"] == "body_too_large"
+    assert "1000 bytes (LOGITSERVE_BODY_LIMIT_BYTES)" in answer.json()["detail"]
+
+
+async def test_a_body_at_the_limit_is_read() -> None:
+    assert (await Wrapped(echo).post(b"x" * 1000)).status_code == 200
+
+
+async def slow_body() -> AsyncIterator[bytes]:
+    yield b"{"
+    await asyncio.sleep(5)
+    yield b"}"
+
+
+async def test_a_body_that_comes_too_slowly_is_a_deadline_and_ends_the_connection() -> None:
+    answer = await Wrapped(echo, request_timeout_s=0.05).post(slow_body())
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline")
+    assert answer.headers["connection"] == "close"
+
+
+async def test_the_caller_may_shorten_the_deadline() -> None:
+    answer = await Wrapped(echo).post(slow_body(), x_request_timeout_ms="50")
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline")
+
+
+async def test_the_caller_may_not_lengthen_the_deadline() -> None:
+    seen: list[float] = []
+
+    async def endpoint(exchange: Exchange) -> Answer:
+        seen.append(exchange.deadline_s - exchange.started_s)
+        return Answer(b"", "text/plain")
+
+    wrapped = Wrapped(endpoint, request_timeout_s=2)
+    await wrapped.post()
+    await wrapped.post(x_request_timeout_ms="1500")
+    await wrapped.post(x_request_timeout_ms="90000")
+    assert seen == pytest.approx([2, 1.5, 2])
+
+
+@pytest.mark.parametrize("bad", ["0", "-1", "1.5", "soon", "", "\u00b2"])
+async def test_a_deadline_that_is_no_number_of_milliseconds_is_refused(bad: str) -> None:
+    transport = httpx.ASGITransport(app=Wrapped(echo))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        answer = await client.post("/", headers=[(b"x-request-timeout-ms", bad.encode("latin-1"))])
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["path"] == "X-Request-Timeout-Ms"
+
+
+async def test_requests_and_errors_are_counted_under_the_path_template() -> None:
+    wrapped = Wrapped(raising(Invalid("rank", "scalar", path="logits")))
+    await wrapped.post()
+    assert wrapped.metrics.values["logitserve_requests"] == {("/things/{thing}", "POST", "422"): 1}
+    assert wrapped.metrics.values["logitserve_errors"] == {("/things/{thing}", "rank"): 1}
+    assert wrapped.metrics.values["logitserve_inflight_requests"] == {(): 0}
+
+
+async def test_requests_of_no_route_share_one_label() -> None:
+    wrapped = Wrapped(echo)
+
+    async def no_route(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise HTTPException(404)
+
+    wrapped.app = no_route
+    await wrapped.post()
+    assert wrapped.metrics.values["logitserve_requests"] == {("unmatched", "POST", "404"): 1}
+
+
+async def test_while_draining_every_answer_closes_its_connection() -> None:
+    wrapped = Wrapped(echo)
+    assert "connection" not in (await wrapped.post()).headers
+    wrapped.edge.draining = True
+    assert (await wrapped.post()).headers["connection"] == "close"
+
+
+def scope_of_a_request() -> dict[str, Any]:
+    return {"type": "http", "method": "POST", "path": "/things/1", "query_string": b"", "headers": []}
+
+
+async def test_a_caller_who_goes_away_is_counted_and_not_answered() -> None:
+    wrapped = Wrapped(echo)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await wrapped(scope_of_a_request(), receive, send)
+    assert sent == []
+    assert wrapped.metrics.values["logitserve_requests"] == {("/things/{thing}", "POST", "499"): 1}
+
+
+async def test_an_error_after_the_answer_began_is_logged_and_sends_nothing_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wrapped = Wrapped(echo)
+    sent: list[Message] = []
+
+    async def broken(scope: Scope, _receive: Receive, send: Send) -> None:
+        assert scope[EXCHANGE].request_id
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ZeroDivisionError
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    wrapped.app = broken
+    await wrapped(scope_of_a_request(), receive, send)
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert "after its answer had begun" in caplog.text

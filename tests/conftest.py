@@ -1,0 +1,52 @@
+"""What several test files share: the shipped heads, and the real application in memory."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from service.app import Application
+
+ROOT = Path(__file__).parent.parent
+MODELS = ROOT / "models"
+
+# No deadline: on a shared machine any example may take long once. The same examples on every run: a failure
+# that nobody can repeat helps nobody.
+settings.register_profile("house", deadline=None, derandomize=True)
+settings.load_profile("house")
+
+Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@contextlib.asynccontextmanager
+async def connected(app: "Application") -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application whose lifespan runs elsewhere."""
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        yield client
+
+
+@pytest.fixture
+def serve() -> Serve:
+    """The application with the shipped heads, inside its lifespan: `async with serve(rows_limit=2) as client`."""
+    from service.app import create_app  # here, so that tests of one room need no other
+    from service.settings import Settings
+
+    @contextlib.asynccontextmanager
+    async def serve(**settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+        app = create_app(Settings(**{"models": MODELS, **settings}))
+        async with app.router.lifespan_context(app), connected(app) as client:
+            yield client
+
+    return serve

@@ -1,0 +1,163 @@
+"""head.json: what is read, what is refused and how, and the digest."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from service.errors import ModelError
+from service.heads import description
+from service.heads.description import HeadDescription, digest_of, parse, schema
+
+FULL: dict[str, Any] = {
+    "class_names": ["cat", "dog"],
+    "input": "features",
+    "output": "logits",
+    "dtype": "float32",
+    "calibration": None,
+    "decision": None,
+    "golden": {"features": [[1, 2.5, 3]], "logits": [[0.5, -1]]},
+    "source": {"data": "made up", "licence": "none"},
+    "metrics": {"accuracy": 0.5, "rows": 10},
+    "digest": "0" * 64,
+}
+
+
+def text(**changes: Any) -> bytes:
+    return json.dumps({**FULL, **changes}).encode()
+
+
+def test_a_full_description_is_read() -> None:
+    read = parse(text())
+    assert read.class_names == ("cat", "dog")
+    assert (read.input, read.output, read.dtype) == ("features", "logits", "float32")
+    assert read.golden is not None
+    assert read.golden.features == ((1.0, 2.5, 3.0),)
+    assert read.golden.logits == ((0.5, -1.0),)
+    assert read.source == FULL["source"]
+    assert read.metrics == FULL["metrics"]
+    assert read.digest == "0" * 64
+
+
+def test_every_key_may_be_left_out() -> None:
+    read = parse(b"{}")
+    assert read == HeadDescription()
+    assert read.model_dump(exclude={"source", "metrics"}) == dict.fromkeys(
+        FULL.keys() - {"source", "metrics"}
+    )
+    assert read.source == {}
+    assert read.metrics == {}
+
+
+def test_a_description_does_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        parse(b"{}").input = "other"
+
+
+REFUSED = {
+    "no JSON": (b"{", "head.json: Invalid JSON"),
+    "empty": (b"", "head.json: Invalid JSON"),
+    "bytes that are no UTF-8": (b'{"input": "\xff"}', "head.json: Invalid JSON"),
+    "half a character": (b'{"input": "\\ud800"}', "head.json: Invalid JSON"),
+    "no object": (b"[]", "head.json: Input should be an object"),
+    "an unknown key": (text(classes=["a"]), "head.json: classes: Extra inputs are not permitted"),
+    "an unknown key of any length": (text(**{"x" * 5000: 1}), "head.json: xxxx"),
+    "class_names of one string": (text(class_names="ab"), "head.json: class_names: "),
+    "class_names with a number": (text(class_names=["a", 2]), "head.json: class_names[1]: "),
+    "an empty class name": (text(class_names=["a", ""]), "head.json: class_names[1]: "),
+    "no class names": (text(class_names=[]), "head.json: class_names: "),
+    "a class name twice": (
+        text(class_names=["a", "b", "a"]),
+        "class_names: expected distinct names, got 'a' twice",
+    ),
+    "an unknown dtype": (text(dtype="float16"), "head.json: dtype: Input should be 'float32' or 'float64'"),
+    "an input without a name": (text(input=""), "head.json: input: "),
+    "a calibration": (
+        text(calibration={"temperature": 2}),
+        "head.json: calibration: expected null: this version",
+    ),
+    "a decision": (text(decision={}), "head.json: decision: expected null: this version"),
+    "golden without logits": (text(golden={"features": [[1]]}), "head.json: golden.logits: Field required"),
+    "golden without rows": (text(golden={"features": [], "logits": []}), "head.json: golden.features: "),
+    "golden with text": (
+        text(golden={"features": [[1, 2], ["1", 2]], "logits": [[1]]}),
+        "head.json: golden.features[1][0]: Input should be a valid number",
+    ),
+    "golden with null": (text(golden={"features": [[1, None]], "logits": [[1]]}), "golden.features[0][1]: "),
+    "golden with NaN": (text(golden={"features": [[float("nan")]], "logits": [[1]]}), "finite number"),
+    "golden beyond float64": (b'{"golden": {"features": [[1e999]], "logits": [[1]]}}', "finite number"),
+    "a metric that is text": (text(metrics={"accuracy": "high"}), "head.json: metrics.accuracy: "),
+    "a source that is a number": (text(source={"year": 1998}), "head.json: source.year: "),
+    "a digest in capitals": (text(digest="A" * 64), "head.json: digest: String should match"),
+    "a digest too short": (text(digest="a" * 63), "head.json: digest: String should match"),
+}
+
+
+@pytest.mark.parametrize(("written", "said"), REFUSED.values(), ids=REFUSED)
+def test_a_mistake_is_told_with_its_place_in_one_line(written: bytes, said: str) -> None:
+    with pytest.raises(ModelError) as raised:
+        parse(written)
+    told = str(raised.value)
+    assert said in told
+    assert told.startswith("head.json: ")
+    assert "\n" not in told
+    assert len(told) <= description.MAX_REASON
+
+
+def test_a_mistake_never_repeats_the_file_at_length() -> None:
+    with pytest.raises(ModelError) as raised:
+        parse(text(class_names=["x" * 5000, "x" * 5000]))
+    assert len(str(raised.value)) < 150
+
+
+def test_the_digest_is_what_an_outsider_computes() -> None:
+    canonical = b'{"class_names":["a","\xc3\xa9"],"metrics":{"a":0.5,"b":1}}'
+    written = '{ "metrics": {"b": 1, "a": 0.50}, "class_names": ["a", "\\u00e9"],\n "digest": "whatever" }'
+    assert digest_of(b"model", written.encode()) == hashlib.sha256(b"model" + canonical).hexdigest()
+
+
+def test_a_model_without_a_description_has_the_digest_of_an_empty_one() -> None:
+    assert digest_of(b"model") == digest_of(b"model", b" { } ") == hashlib.sha256(b"model{}").hexdigest()
+
+
+def test_the_digest_depends_on_the_model_and_on_every_key_but_itself() -> None:
+    digest = digest_of(b"model", text())
+    assert digest_of(b"Model", text()) != digest
+    assert digest_of(b"model", text(digest="1" * 64)) == digest
+    for key in FULL.keys() - {"digest"}:
+        assert digest_of(b"model", text(**{key: "changed"})) != digest, key
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(described=st.dictionaries(st.text(), JSON_VALUES, max_size=4), indent=st.sampled_from([None, 1, 4]))
+@settings(max_examples=40, deadline=None)
+def test_the_digest_does_not_depend_on_white_space_or_the_order_of_keys(
+    described: dict[str, Any], indent: int | None
+) -> None:
+    turned = dict(reversed(described.items()))
+    same = json.dumps(turned, indent=indent, ensure_ascii=indent is None).encode()
+    assert digest_of(b"model", same) == digest_of(b"model", json.dumps(described).encode())
+
+
+def test_the_schema_in_the_package_is_that_of_the_model() -> None:
+    kept = Path(description.__file__).with_name("head.schema.json").read_text(encoding="utf-8")
+    assert kept == schema(), "write service.heads.description.schema() to service/heads/head.schema.json"
+
+
+def test_the_schema_says_what_the_contract_lists() -> None:
+    described = json.loads(schema())
+    assert set(described["properties"]) == set(FULL)
+    assert described["additionalProperties"] is False
+    assert described["properties"]["calibration"]["type"] == "null"
+    assert all(written.get("description") for written in described["properties"].values())

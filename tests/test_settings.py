@@ -1,0 +1,298 @@
+"""Settings: where values come from, what is refused and how, and what a CPU quota is."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from service.errors import StartError
+from service.settings import Settings, cpu_quota, expected_of, flag_of, help_of, read, variable_of
+
+NAMES = list(Settings.model_fields)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "logitserve.toml"
+
+
+def test_defaults_come_from_no_source(tmp_path: Path) -> None:
+    sourced = read({}, environ={}, root=tmp_path)
+    assert sourced.settings == Settings()
+    assert sourced.sources == dict.fromkeys(NAMES, "default")
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(config: Path, tmp_path: Path) -> None:
+    config.write_text('port = 1\nhost = "file"\nrows_limit = 3\n', encoding="utf-8")
+    environ = {"LOGITSERVE_PORT": "4", "LOGITSERVE_HOST": "environment", "LOGITSERVE_CONFIG": str(config)}
+    sourced = read({"port": "6", "host": None}, environ=environ, root=tmp_path)
+    assert (sourced.settings.port, sourced.settings.host, sourced.settings.rows_limit) == (
+        6,
+        "environment",
+        3,
+    )
+    assert sourced.sources["port"] == "--port"
+    assert sourced.sources["host"] == "LOGITSERVE_HOST"
+    assert sourced.sources["rows_limit"] == f"{config}: rows_limit"
+
+
+def test_the_config_flag_wins_over_the_variable(config: Path, tmp_path: Path) -> None:
+    config.write_text("port = 1\n", encoding="utf-8")
+    sourced = read({}, config=str(config), environ={"LOGITSERVE_CONFIG": str(tmp_path / "absent.toml")})
+    assert sourced.settings.port == 1
+
+
+def test_the_processs_own_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGITSERVE_KEEP_ALIVE_S", "7")
+    assert read({}).settings.keep_alive_s == 7
+
+
+@pytest.mark.parametrize(
+    ("environ", "mounted", "port", "source"),
+    [
+        (
+            {"LOGITSERVE_PORT": "1", "AIP_HTTP_PORT": "2", "SAGEMAKER_BIND_TO_PORT": "3"},
+            "opt/ml/model",
+            1,
+            "LOGITSERVE_PORT",
+        ),
+        ({"SAGEMAKER_BIND_TO_PORT": "3", "AIP_HTTP_PORT": "2"}, "opt/ml/model", 2, "AIP_HTTP_PORT"),
+        ({"AIP_HTTP_PORT": "", "SAGEMAKER_BIND_TO_PORT": "3"}, "opt/ml/model", 3, "SAGEMAKER_BIND_TO_PORT"),
+        ({}, "opt/ml/model", 8080, "/opt/ml/model is there"),
+        ({}, "opt/ml", 8000, "default"),
+    ],
+)
+def test_the_port_follows_the_platform(
+    tmp_path: Path, environ: dict[str, str], mounted: str, port: int, source: str
+) -> None:
+    (tmp_path / mounted).mkdir(parents=True)
+    sourced = read({}, environ=environ, root=tmp_path)
+    assert (sourced.settings.port, sourced.sources["port"]) == (port, source)
+
+
+def test_the_file_says_more_than_the_mounted_folder(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "opt/ml/model").mkdir(parents=True)
+    config.write_text("port = 9\n", encoding="utf-8")
+    assert read({}, config=str(config), environ={}, root=tmp_path).settings.port == 9
+
+
+def test_an_empty_variable_counts_as_absent() -> None:
+    assert read({}, environ={"LOGITSERVE_WORKERS": ""}).sources["workers"] == "default"
+
+
+def test_what_kubernetes_puts_beside_a_service_of_our_name_is_left_alone(tmp_path: Path) -> None:
+    environ = {
+        "LOGITSERVE_SERVICE_HOST": "10.0.0.7",
+        "LOGITSERVE_SERVICE_PORT": "8000",
+        "LOGITSERVE_SERVICE_PORT_HTTP": "8000",
+        "LOGITSERVE_PORT": "tcp://10.0.0.7:8000",
+        "LOGITSERVE_PORT_8000_TCP": "tcp://10.0.0.7:8000",
+        "LOGITSERVE_PORT_8000_TCP_PROTO": "tcp",
+        "LOGITSERVE_PORT_8000_TCP_ADDR": "10.0.0.7",
+    }
+    assert read({}, environ=environ, root=tmp_path).sources["port"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"),
+    [
+        ({"LOGITSERVE_PORT": "x"}, "LOGITSERVE_PORT: expected a whole number from 0 to 65535, got 'x'"),
+        (
+            {"LOGITSERVE_PORT": "65536"},
+            "LOGITSERVE_PORT: expected a whole number from 0 to 65535, got '65536'",
+        ),
+        ({"AIP_HTTP_PORT": "http"}, "AIP_HTTP_PORT: expected a whole number from 0 to 65535, got 'http'"),
+        (
+            {"LOGITSERVE_WORKERS": "0"},
+            "LOGITSERVE_WORKERS: expected a whole number from 1 to 512, or auto, got '0'",
+        ),
+        ({"LOGITSERVE_PROVIDER": "gpu"}, "LOGITSERVE_PROVIDER: expected auto, cpu or cuda, got 'gpu'"),
+        (
+            {"LOGITSERVE_DRAIN_DELAY_S": "nan"},
+            "LOGITSERVE_DRAIN_DELAY_S: expected a number of seconds, 0 or more, got 'nan'",
+        ),
+        ({"LOGITSERVE_PROT": "1"}, "unknown variable LOGITSERVE_PROT; did you mean LOGITSERVE_PORT?"),
+        ({"LOGITSERVE_port": "1"}, "unknown variable LOGITSERVE_port; did you mean LOGITSERVE_PORT?"),
+        (
+            {"LOGITSERVE_QQQQ": "1"},
+            "unknown variable LOGITSERVE_QQQQ; `logitserve serve --help` lists those that there are",
+        ),
+    ],
+)
+def test_a_bad_variable_is_named_with_what_was_expected(environ: dict[str, str], line: str) -> None:
+    with pytest.raises(StartError) as caught:
+        read({}, environ=environ)
+    assert str(caught.value) == line
+
+
+def test_a_bad_flag_is_named_and_not_echoed_at_length() -> None:
+    with pytest.raises(StartError) as caught:
+        read({"workers": "9" * 1000}, environ={})
+    assert str(caught.value).startswith("--workers: expected a whole number from 1 to 512, or auto, got '999")
+    assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prot = 1", "unknown setting prot; did you mean port?"),
+        ("port = true", "port: expected a whole number from 0 to 65535, got True"),
+        ("port = 1.5", "port: expected a whole number from 0 to 65535, got 1.5"),
+        ("models = 3", "models: expected a folder, got 3"),
+        ("port =", "not valid TOML: "),
+        ("[port]\nnumber = 1", "port: expected a whole number from 0 to 65535, got {'number': 1}"),
+    ],
+)
+def test_a_bad_file_is_named_with_what_was_expected(config: Path, text: str, said: str) -> None:
+    config.write_text(text, encoding="utf-8")
+    with pytest.raises(StartError) as caught:
+        read({}, config=str(config), environ={})
+    assert str(caught.value).startswith(f"{config}: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"absent\.toml: cannot be read: No such file"):
+        read({}, config=str(tmp_path / "absent.toml"), environ={})
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(StartError, match=r"binary\.toml: not valid TOML"):
+        read({}, config=str(tmp_path / "binary.toml"), environ={})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_says_what_it_is_and_what_it_takes(name: str) -> None:
+    field = Settings.model_fields[name]
+    assert field.description
+    assert len(field.description) > 30
+    assert expected_of(name)
+    assert field.description.replace("%", "%%") in help_of(name)
+    assert flag_of(name).removeprefix("--") == variable_of(name).removeprefix("LOGITSERVE_").lower().replace(
+        "_", "-"
+    )
+
+
+def test_settings_cannot_be_changed_or_added_to() -> None:
+    chosen = Settings()
+    with pytest.raises(ValidationError):
+        chosen.port = 1
+    with pytest.raises(ValidationError):
+        Settings(prot=1)  # type: ignore[call-arg] # as above
+
+
+@given(port=st.integers(0, 65535), rows=st.integers(1, 2**40), delay_s=st.floats(0, 1e6))
+def test_each_source_gives_the_same_value(port: int, rows: int, delay_s: float) -> None:
+    written = {"port": repr(port), "rows_limit": repr(rows), "drain_delay_s": repr(delay_s)}
+    by_flag = read(written, environ={}).settings
+    by_variable = read({}, environ={variable_of(name): text for name, text in written.items()}).settings
+    assert by_flag == by_variable == Settings(port=port, rows_limit=rows, drain_delay_s=delay_s)
+
+
+def test_threads_are_the_quota_divided_by_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.settings.cpu_quota", lambda: 8)
+    assert Settings(workers=3).thread_count == 2
+    assert Settings(workers=16).thread_count == 1
+    assert Settings(workers="auto").worker_count == 8
+    assert Settings(workers="auto").thread_count == 1
+    assert Settings(workers=3, threads=5).thread_count == 5
+
+
+def _machine(root: Path, cgroup: str, files: dict[str, str]) -> Path:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(cgroup, encoding="ascii")
+    for name, text in files.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="ascii")
+    return root
+
+
+V1 = "4:memory:/x\n3:cpu,cpuacct:/docker/abc\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "cpus"),
+    [
+        ("0::/\n", {"cpu.max": "300000 100000\n"}, 3),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 64),
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "290000 100000\n"}, 2),
+        ("0::/a/b\n", {"a/cpu.max": "200000 100000\n", "a/b/cpu.max": "max 100000\n"}, 2),
+        ("0::/host/path\n", {"cpu.max": "400000 100000\n"}, 4),
+        ("0::/\n", {}, 64),
+        (
+            V1,
+            {"cpu/docker/abc/cpu.cfs_quota_us": "200000\n", "cpu/docker/abc/cpu.cfs_period_us": "100000\n"},
+            2,
+        ),
+        (V1, {"cpu/cpu.cfs_quota_us": "500000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 5),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ("4:memory:/x\n", {"cpu.max": "100000 100000\n"}, 64),
+    ],
+)
+def test_the_quota_is_that_of_the_cgroup_and_those_above(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cgroup: str, files: dict[str, str], cpus: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert cpu_quota(_machine(tmp_path, cgroup, files)) == cpus
+
+
+def test_the_quota_is_never_more_than_the_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5})
+    assert cpu_quota(_machine(tmp_path, "0::/\n", {"cpu.max": "800000 100000\n"})) == 2
+
+
+def test_without_cgroups_or_affinity_all_cpus_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert cpu_quota(tmp_path) == 6
+
+
+def test_the_quota_of_this_machine_is_a_number_of_its_cpus() -> None:
+    assert 1 <= cpu_quota() <= (os.cpu_count() or 1)
+
+
+def test_defaults_can_be_written_as_toml() -> None:
+    """What --print-config writes needs no more than TOML's numbers and strings."""
+    kinds = {
+        type(tomllib.loads(f"x = {value!r}")["x"]) for value in Settings().model_dump(mode="json").values()
+    }
+    assert kinds <= {int, float, str}
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "too_little"),
+    [
+        ("port", "0", "-1"),
+        ("workers", "1", "0"),
+        ("threads", "1", "0"),
+        ("body_limit_bytes", "1", "0"),
+        ("rows_limit", "1", "0"),
+        ("elements_limit", "1", "0"),
+        ("json_depth_limit", "3", "2"),
+        ("request_timeout_s", "0.001", "0"),
+        ("keep_alive_s", "1", "0"),
+        ("drain_delay_s", "0", "-0.1"),
+        ("drain_timeout_s", "0.001", "0"),
+    ],
+)
+def test_each_number_has_a_least_value(name: str, least: str, too_little: str) -> None:
+    assert float(getattr(read({name: least}, environ={}).settings, name)) == float(least)
+    for bad in (too_little, "", "much", "inf", "nan"):
+        with pytest.raises(StartError) as caught:
+            read({name: bad}, environ={})
+        assert str(caught.value) == f"{flag_of(name)}: expected {expected_of(name)}, got {bad!r}"
+
+
+@pytest.mark.parametrize("name", ["provider", "log_level"])
+def test_each_choice_is_taken_and_listed(name: str) -> None:
+    choices = get_args(Settings.model_fields[name].annotation)
+    for choice in choices:
+        assert getattr(read({name: choice}, environ={}).settings, name) == choice
+        assert choice in expected_of(name)
+    with pytest.raises(StartError):
+        read({name: choices[0].upper()}, environ={})

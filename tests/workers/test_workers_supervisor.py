@@ -1,0 +1,218 @@
+"""Several processes: starting together or not at all, replacing one that dies, leaving none behind."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from services import ROOT, STANDIN, Start, alive, started, until
+
+from service.errors import ModelError, StartError
+from service.workers.supervisor import DEATHS_WINDOW_S, FIRST_BACK_OFF_S, MAX_DEATHS, _Worker, one_line
+
+start = pytest.fixture(started)
+
+BOTH = pytest.mark.parametrize("workers", [1, 2])
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """While this worker stands still, only the others can accept."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("refusing", "no model is in ./models; name a folder by --models"),
+        ("failing", "ValueError: a text of two lines"),
+        ("absent_module:create_app", "ModuleNotFoundError: No module named 'absent_module'"),
+        ("absent", "AttributeError: module 'standin' has no attribute 'absent'"),
+    ],
+)
+def test_what_fails_at_the_start_is_one_line(start: Start, workers: int, name: str, line: str) -> None:
+    code, stderr = start(name, workers=workers).ended()
+    assert (code, stderr.splitlines()) == (1, [line])
+
+
+def test_a_worker_killed_at_the_start_is_named_with_the_signal(start: Start) -> None:
+    code, stderr = start("killed", workers=2).ended()
+    assert code == 1
+    assert stderr.strip() in {f"worker {number} was killed by signal 9 (SIGKILL)" for number in (1, 2)}
+
+
+@pytest.mark.anyio
+async def test_a_killed_worker_is_replaced_in_its_slot(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    first = service.children()
+    _, before = await service.get("/slow")
+    os.kill(before["pid"], signal.SIGKILL)
+    until(lambda: len(set(service.children()) - set(first)) == 1)
+    (new,) = set(service.children()) - set(first)
+    (other,) = set(first) - {before["pid"]}
+    with stopped(other):
+        _, after = await asyncio.wait_for(service.get("/slow"), 5)
+    assert after == {"pid": new, "slot": before["slot"], "folder": before["folder"]}
+    service.signal()
+    code, stderr = service.ended()
+    assert code == 0
+    assert stderr.splitlines() == [
+        f"worker {before['slot'] + 1} was killed by signal 9 (SIGKILL); another takes its place"
+    ]
+
+
+def test_a_worker_that_was_told_to_end_is_replaced_too(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    first = service.children()
+    os.kill(first[0], signal.SIGTERM)
+    until(lambda: len(service.children()) == 2 and first[0] not in service.children())
+    service.signal()
+    assert service.ended()[0] == 0
+
+
+@pytest.mark.anyio
+async def test_workers_that_keep_dying_end_the_service(start: Start) -> None:
+    service = start("dying", workers=2).wait_ready()
+    with pytest.raises(asyncio.IncompleteReadError):
+        await service.get("/crash")
+    code, stderr = await asyncio.to_thread(service.ended)
+    assert code == 3
+    assert stderr.splitlines()[-1].endswith("left with code 9; it died 5 times within 30 s, giving up")
+    assert len(stderr.splitlines()) == 5
+
+
+@pytest.mark.anyio
+async def test_killing_the_supervisor_leaves_no_process_and_answers_what_runs(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    children = service.children()
+    running = asyncio.create_task(service.get("/slow?s=0.5"))
+    await asyncio.sleep(0.2)
+    service.signal(signal.SIGKILL)
+    assert b" 200 " in (await running)[0]
+    until(lambda: not any(alive(pid) for pid in children))
+
+
+def test_ctrl_c_reaches_all_and_ends_them_well(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    os.killpg(service.process.pid, signal.SIGINT)
+    assert service.ended() == (0, "")
+
+
+def test_sigterm_for_the_whole_group_is_no_second_signal(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    os.killpg(service.process.pid, signal.SIGTERM)
+    assert service.ended() == (0, "")
+
+
+def test_the_supervisor_imports_nothing_heavy() -> None:
+    code = """
+import sys, service.cli, service.commands.serve, service.workers
+heavy = {"numpy", "onnxruntime", "fastapi", "starlette", "uvicorn", "uvloop", "asyncio", "rich"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
+@pytest.mark.anyio
+async def test_every_worker_answers_and_they_share_one_folder(start: Start, tmp_path: Path) -> None:
+    service = start(workers=2).wait_ready()
+    first, second = service.children()
+    with stopped(second):
+        _, of_first = await asyncio.wait_for(service.get("/slow"), 5)
+    with stopped(first):
+        _, of_second = await asyncio.wait_for(service.get("/slow"), 5)
+    assert (of_first["pid"], of_second["pid"]) == (first, second)
+    assert (of_first["slot"], of_second["slot"]) == (0, 1)
+    assert of_first["folder"] == of_second["folder"]
+    assert of_first["folder"].startswith(f"{tmp_path}/logitserve-")
+    service.signal()
+    assert service.ended() == (0, "")
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - pathlib would be blocking here just the same
+
+
+@BOTH
+def test_two_services_run_side_by_side(start: Start, workers: int) -> None:
+    first, second = start(workers=workers), start(workers=workers)
+    assert first.wait_ready().port != second.wait_ready().port
+    first.signal()
+    assert first.ended() == (0, "")
+    second.signal()
+    assert second.ended() == (0, "")
+
+
+@BOTH
+def test_a_taken_port_ends_it_before_any_worker_starts(start: Start, workers: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, stderr = start(workers=workers, port=port).ended()
+    assert code == 1
+    assert stderr == (
+        f"port {port} of 127.0.0.1 is in use; stop what listens there, or choose another port by --port\n"
+    )
+
+
+def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path: Path) -> None:
+    """A shell starts its background jobs with SIGINT ignored, so that Ctrl-C for another leaves them alone."""
+    code = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+    command = [sys.executable, "-c", code, str(STANDIN), "standin:answering", "port=0", f"run_dir={tmp_path}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT)})
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("http://")
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.8)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=5)
+    assert process.returncode == 0
+
+
+def died(status: int, said: bytes = b"") -> str:
+    worker = _Worker(1)
+    worker.said = said
+    return worker.epitaph(status)
+
+
+def test_a_worker_is_remembered_by_what_it_said_last() -> None:
+    assert died(9) == "worker 2 was killed by signal 9 (SIGKILL)"
+    assert died(3 << 8) == "worker 2 left with code 3"
+    assert died(1 << 8, b'{"error": "no models"}\n') == "no models"
+    assert died(1 << 8, b'{"served": {}}\n{"error": "the disk is full"}\n') == "the disk is full"
+
+
+def test_a_report_counts_only_when_its_line_is_whole() -> None:
+    assert died(9, b'{"error": "no mod') == "worker 2 was killed by signal 9 (SIGKILL)"
+
+
+def test_back_off_doubles_and_stays_within_the_window_that_counts_deaths() -> None:
+    delays_s = [FIRST_BACK_OFF_S * 2**death for death in range(MAX_DEATHS - 1)]
+    assert sum(delays_s) < DEATHS_WINDOW_S / 2, "or five deaths at once would never be five within the window"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (StartError("no models"), "no models"),
+        (ModelError("digits 1: no\n  logits"), "digits 1: no logits"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (RuntimeError("one\ntwo"), "RuntimeError: one two"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_any_error_is_one_line(error: BaseException, line: str) -> None:
+    assert one_line(error) == line
