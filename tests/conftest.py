@@ -1,10 +1,13 @@
 """What several test files share: the shipped heads, and the real application in memory."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
@@ -22,6 +25,32 @@ settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+class Running(NamedTuple):
+    process: subprocess.Popen[bytes]
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextlib.contextmanager
+def running_service(*flags: str) -> Iterator[Running]:
+    """The real command with the shipped heads on a free port; it must end well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "service", "serve", f"--models={MODELS}", f"--port={port}", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()  # printed once it is ready
+        assert b"answers on" in first, "the service ended"
+        yield Running(process, port)
+        if process.poll() is None:
+            process.terminate()
+            assert process.wait(20) == 0
 
 
 @pytest.fixture

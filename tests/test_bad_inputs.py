@@ -8,9 +8,6 @@ import gzip
 import io
 import json
 import socket
-import subprocess
-import sys
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
-from conftest import MODELS
+from conftest import running_service
 
 ROWS_LIMIT = 100
 ELEMENTS_LIMIT = 5000
@@ -220,28 +217,14 @@ CASES = BYTES + NUMPY + OPTIONS + TENSORS
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[tuple[str, int]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    limits = {
-        "rows": ROWS_LIMIT,
-        "elements": ELEMENTS_LIMIT,
-        "body": BODY_LIMIT_BYTES,
-        "json-depth": DEPTH_LIMIT,
-    }
-    flags = [f"--{name}-limit{'-bytes' if name == 'body' else ''}={value}" for name, value in limits.items()]
-    command = [sys.executable, "-m", "service", "serve", f"--models={MODELS}", f"--port={port}", *flags]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        for _ in range(200):
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the service ended"
-                time.sleep(0.05)
-        yield "127.0.0.1", port
-        server.terminate()
-        assert server.wait(20) == 0
+    flags = [
+        f"--rows-limit={ROWS_LIMIT}",
+        f"--elements-limit={ELEMENTS_LIMIT}",
+        f"--body-limit-bytes={BODY_LIMIT_BYTES}",
+        f"--json-depth-limit={DEPTH_LIMIT}",
+    ]
+    with running_service(*flags) as service:
+        yield "127.0.0.1", service.port
 
 
 @pytest.fixture

@@ -4,16 +4,14 @@ import json
 import math
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, running_service
 
 from service import __version__, errors
 from service.metrics import INSTRUMENTS
@@ -50,21 +48,8 @@ PYTHON = [example for example in examples() if example.language == "python"]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service", "serve", "--models=models", f"--port={port}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT) as server:
-        for _ in range(200):
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the service ended"
-                time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
-        server.terminate()
-        assert server.wait(20) == 0
+    with running_service() as service:
+        yield f"127.0.0.1:{service.port}"
 
 
 def steps(text: str) -> Iterator[tuple[str, str]]:
