@@ -7,7 +7,7 @@ from service.api.transport import Answer, Exchange, Route
 from service.metrics import Metrics
 from service.scorer import Scorer
 from service.types import HeadInfo, Operation, ScoreRequest
-from service.wire import encodings, media, native, schemas
+from service.wire import encodings, native, schemas
 from service.wire.limits import Limits
 
 
@@ -37,7 +37,7 @@ class NativeDialect:
         return await self._answer(exchange, "predict")
 
     async def _answer(self, exchange: Exchange, operation: Operation) -> Answer:
-        accepted = media.accepted(exchange.headers.get("accept"))
+        accepted = native.accepted(exchange.headers.get("accept"))
         body = await exchange.body()
         run, deadline_s = self._scorer.run, exchange.deadline_s
         begun_s = time.monotonic()
