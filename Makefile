@@ -6,7 +6,7 @@ LOCK ?= cpu
 IMAGE ?= logitserve
 ARGS ?=
 
-.PHONY: help setup serve test lint format models-check accuracy image locks clean
+.PHONY: help setup serve test lint format models-check accuracy bench bench-peers image locks clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,7 +17,7 @@ serve: $(VENV)/.serve ## serve the shipped heads on http://127.0.0.1:8000 (ARGS=
 	@$(BIN)/logitserve serve --models models $(ARGS)
 
 test: $(VENV)/.dev ## all tests, with branch coverage
-	@$(BIN)/pytest --cov --cov-report=term $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadscope --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/.dev ## style, strict types, shell scripts, Dockerfile
 	@$(BIN)/ruff check .
@@ -35,6 +35,12 @@ models-check: $(VENV)/.dev ## build the shipped heads again, under two kinds of 
 
 accuracy: $(VENV)/.dev ## the table of errors in ulp: ours and the libraries' that are installed (ARGS="--quick")
 	@$(BIN)/python benchmarks/accuracy.py $(ARGS)
+
+bench: $(VENV)/.dev ## the service against its bound and its floor (ARGS="--quick"; needs wrk and an idle machine)
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-peers: $(VENV)/.dev ## the service against its peers, each installed into .bench-peers
+	@$(BIN)/python benchmarks/peers.py $(ARGS)
 
 image: ## build the Docker image (LOCK=cuda for NVIDIA GPUs)
 	@docker version >/dev/null 2>&1 || { echo "make image needs a running Docker engine; 'docker version' finds none"; exit 1; }

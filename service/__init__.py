@@ -9,6 +9,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     numeric     softmax, cross-entropy and their relatives, exact to the last bit
     wire        bytes -> ScoreRequest and ScoreResult -> bytes; pure
     heads       models: their files, sessions and versions
+    finishing   logits and labels -> outputs
     scorer      the core: score(ScoreRequest) -> ScoreResult
     api         HTTP: the edge that every route shares, and the routes
     client      the same wire from the other side

@@ -16,11 +16,13 @@ from service import __version__
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
 from service.api.transport import Edge, Route, asgi
+from service.api.v2 import INFER_PATH, V2Dialect
 from service.heads.repository import Repository
-from service.metrics import Board, Metrics
-from service.scorer import Scorer
+from service.metrics import Board, Metrics, Values
+from service.scorer import BatchLimits, Scorer
 from service.settings import Settings
 from service.wire.limits import Limits
+from service.wire.v2 import OPERATIONS
 
 DESCRIPTION = """Probabilities, classes and exact cross-entropy from logits or features.
 
@@ -51,12 +53,18 @@ def create_app(
         metrics, body_limit_bytes=settings.body_limit_bytes, request_timeout_s=settings.request_timeout_s
     )
     repository = Repository(settings.models, provider=settings.provider, threads=threads)
-    scorer = Scorer(repository)
+    batches = BatchLimits(
+        batch_rows=settings.batch_rows_limit,
+        queue_rows=max(1, settings.queue_rows_limit // settings.worker_count),
+        delay_s=settings.batch_delay_s,
+    )
+    scorer = Scorer(repository, batches, metrics.batch)
     app = Application(
         edge=edge, metrics=metrics, board=board, repository=repository, scorer=scorer, threads=threads
     )
     app.register(NativeDialect(scorer, metrics, limits).routes())
-    app.register(Operations(edge, metrics, board, app.starting).routes())
+    app.register(V2Dialect(scorer, metrics, limits).routes())
+    app.register(Operations(edge, app.count, board, app.starting).routes())
     app.register(ModelList(repository.describe).routes())
     app.register(Documentation(app.openapi).routes())
     return app
@@ -121,9 +129,23 @@ class Application(FastAPI):
             )
             registered = self.router.routes[-1]
             assert isinstance(registered, APIRoute)  # noqa: S101 - for the type checker: just made
-            registered.app = asgi(route.endpoint, route.path)
+            registered.app = asgi(route)
             if route.hot:
                 self.hot[route.method, route.path] = registered.app
+
+    def heat(self, template: str, **params: str) -> None:
+        """Let one path of a template be called past the router, too."""
+        (registered,) = (r for r in self.router.routes if isinstance(r, APIRoute) and r.path == template)
+
+        async def function(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["path_params"] = params
+            await registered.app(scope, receive, send)
+
+        self.hot["POST", template.format(**params)] = function
+
+    def count(self) -> Values:
+        self.metrics.queue_rows(self.scorer.queue_rows)
+        return self.metrics.values
 
     def starting(self) -> str | None:
         return None if self.loaded else "starting: the models are being loaded"
@@ -147,7 +169,9 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
     await asyncio.to_thread(app.repository.load)
     for model in app.served()["models"]:
         app.metrics.model_info(**model)
-    publishing = asyncio.create_task(publish(app.metrics, app.board)) if app.board else None
+    for name in {*OPERATIONS, *(model["model"] for model in app.served()["models"])}:
+        app.heat(INFER_PATH, model=name)
+    publishing = asyncio.create_task(publish(app, app.board)) if app.board else None
     app.loaded = True
     yield
     if publishing:
@@ -157,13 +181,13 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
     app.repository.close()
 
 
-async def publish(metrics: Metrics, board: Board) -> None:
+async def publish(app: Application, board: Board) -> None:
     """Take over the counts of the slot's last worker, then publish ours until cancelled."""
-    metrics.continue_from(board.own())
+    app.metrics.continue_from(board.own())
     try:
         while True:
-            board.publish(metrics.values)
+            board.publish(app.count())
             await asyncio.sleep(PUBLISH_INTERVAL_S)
     finally:
-        board.publish(metrics.values)
+        board.publish(app.count())
         board.close()

@@ -11,6 +11,7 @@
         ├── TooLarge             413  over a limit; the limit is named
         ├── UnsupportedMedia     415  a media type or encoding that is not read
         ├── Invalid              422  it parses, but the values break the contract
+        ├── QueueFull            429  too much waits already; Retry-After says when to come again
         ├── Unforeseen           500  a fault of ours; the caller gets one fixed sentence
         ├── NotReady             503  starting, draining, or no version is ready
         └── DeadlineExceeded     504  the time allowed passed before the work was done
@@ -176,6 +177,14 @@ class Invalid(RequestError):
         "temperature_range": "The temperature is not a finite number above 0",
         "infinite_loss": "A loss is infinite",
         "not_linear": "The head is not linear",
+    }
+
+
+class QueueFull(RequestError):
+    status = 429
+    titles: ClassVar = {
+        "queue_full": "Too many rows are waiting",
+        "rate_limited": "Too many requests came from one caller",
     }
 
 

@@ -49,6 +49,14 @@ DURATION = Instrument(
 )
 ROWS = Instrument("logitserve_rows", "counter", ("model", "version"), "Examples scored, by head.")
 ERRORS = Instrument("logitserve_errors", "counter", ("route", "code"), "Errors answered, by code.")
+BATCH_ROWS = Instrument("logitserve_batch_rows", "histogram", (), "Rows that ran through a head together.")
+QUEUE_ROWS = Instrument("logitserve_queue_rows", "gauge", (), "Rows that wait for a head now.")
+REJECTED = Instrument(
+    "logitserve_rejected",
+    "counter",
+    ("reason",),
+    "Requests turned away or dropped before they were computed.",
+)
 INFLIGHT = Instrument("logitserve_inflight_requests", "gauge", (), "Requests being answered now.")
 WORKERS = Instrument("logitserve_workers", "gauge", (), "Worker processes that are serving.")
 MODEL_INFO = Instrument(
@@ -57,12 +65,25 @@ MODEL_INFO = Instrument(
     ("model", "version", "digest", "provider"),
     "1 for each version of a head that is served.",
 )
-INSTRUMENTS = (REQUESTS, DURATION, ROWS, ERRORS, INFLIGHT, WORKERS, MODEL_INFO)
+INSTRUMENTS = (
+    REQUESTS,
+    DURATION,
+    ROWS,
+    ERRORS,
+    REJECTED,
+    BATCH_ROWS,
+    QUEUE_ROWS,
+    INFLIGHT,
+    WORKERS,
+    MODEL_INFO,
+)
 # Gauges that say the same in every worker; summing them would multiply them.
 SAME_IN_EVERY_WORKER = frozenset({MODEL_INFO.name})
 
 # Upper bounds in seconds. A small request takes 50 to 500 µs, so most of the bounds lie below 10 ms.
 BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+BUCKETS_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+BUCKETS = {DURATION.name: BUCKETS_S, BATCH_ROWS.name: BUCKETS_ROWS}
 SUM = "sum"
 
 
@@ -75,6 +96,7 @@ class Metrics:
         self._durations = self.values[DURATION.name]
         self._errors = self.values[ERRORS.name]
         self._rows = self.values[ROWS.name]
+        self._batches = self.values[BATCH_ROWS.name]
         self.values[INFLIGHT.name][()] = 0
         self.values[WORKERS.name][()] = 1
 
@@ -87,6 +109,16 @@ class Metrics:
         place = bisect_left(BUCKETS_S, duration_s)
         _add(self._durations, (route, str(place)), 1)
         _add(self._durations, (route, SUM), duration_s)
+
+    def batch(self, rows: int) -> None:
+        _add(self._batches, (str(bisect_left(BUCKETS_ROWS, rows)),), 1)
+        _add(self._batches, (SUM,), rows)
+
+    def queue_rows(self, rows: int) -> None:
+        self.values[QUEUE_ROWS.name][()] = rows
+
+    def rejected(self, reason: str) -> None:
+        _add(self.values[REJECTED.name], (reason,), 1)
 
     def error(self, route: str, code: str) -> None:
         _add(self._errors, (route, code), 1)
@@ -227,7 +259,7 @@ def _histogram(instrument: Instrument, series: dict[Labels, float]) -> Histogram
     metric = HistogramMetricFamily(instrument.name, instrument.help, labels=instrument.labels)
     for labels in sorted({key[:-1] for key in series}):
         cumulative, buckets = 0.0, []
-        for place, bound in enumerate((*map(str, BUCKETS_S), "+Inf")):
+        for place, bound in enumerate((*map(str, BUCKETS[instrument.name]), "+Inf")):
             cumulative += series.get((*labels, str(place)), 0)
             buckets.append((bound, cumulative))
         metric.add_metric(labels, buckets, sum_value=series.get((*labels, SUM), 0))

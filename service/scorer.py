@@ -1,56 +1,111 @@
 """The core: score(ScoreRequest) -> ScoreResult.
 
-The one place where features become logits, logits become probabilities and a loss is taken. It knows
-arrays and heads; it knows no bytes, no HTTP and no settings.
+It picks the head, lets what waits run together, and hands the logits to the finishing step. It knows arrays
+and heads; it knows no bytes, no HTTP and no settings.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import TypeVar, cast
+from functools import partial
+from typing import NamedTuple, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import MAX_OFFENCES, DeadlineExceeded, Invalid, Offence
+from service.errors import DeadlineExceeded
+from service.finishing import finish, names_of
+from service.heads.batcher import Batched, Batcher
+from service.heads.engine import NonFiniteLogits
 from service.heads.repository import Head, Repository
-from service.numeric import losses, softmax
-from service.types import FloatArray, HeadInfo, Labels, Output, ScoreRequest, ScoreResult
+from service.numeric import softmax
+from service.types import FloatArray, HeadInfo, Output, ScoreRequest, ScoreResult
 
 T = TypeVar("T")
 
-# Below this many numbers (or bytes of text) work takes under a millisecond or so, and handing it to a
-# thread would cost more than it frees; above, other requests and the health checks must get their turn.
+# Up to so many numbers (or bytes of text), at about 10 ns each, work takes under a millisecond, and handing
+# it to a thread would cost more than it frees; above, other requests and the health checks must get a turn.
 INLINE_COST = 1 << 16
+# A multiplication of a head costs so much less than finishing one of its logits.
+MULTIPLICATIONS_PER_LOGIT = 400
+
+# What a request asks for when it says nothing: made once for a whole batch.
+PLAIN_OUTPUTS = frozenset({"probabilities", "classes", "predicted_names"})
+
+
+class BatchLimits(NamedTuple):
+    """See `Batcher`; `queue_rows` is this worker's share."""
+
+    batch_rows: int = 1024
+    queue_rows: int = 65536
+    delay_s: float = 0.0
+
+
+DEFAULT_LIMITS = BatchLimits()
+
+
+class _Lanes(NamedTuple):
+    """A head's two batchers: requests with options of their own share logits, all others everything."""
+
+    plain: Batcher
+    logits: Batcher
 
 
 class Scorer:
-    """Scores requests: cheap ones at once on the event loop, dear ones in one thread beside it."""
+    """Scores requests: cheap ones on the event loop, dear ones in a thread beside it, heads in batches.
 
-    def __init__(self, repository: Repository) -> None:
+    `observe_batch` hears how many rows ran together, each time some did.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        limits: BatchLimits = DEFAULT_LIMITS,
+        observe_batch: Callable[[int], None] = lambda _rows: None,
+    ) -> None:
         self._repository = repository
+        self._limits = limits
+        self._observe_batch = observe_batch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
+        # A batcher belongs to one loaded handle and goes with it, so a batch never mixes versions.
+        self._lanes: WeakKeyDictionary[Head, _Lanes] = WeakKeyDictionary()
+
+    @property
+    def queue_rows(self) -> int:
+        return sum(lane.queue_rows for lanes in self._lanes.values() for lane in lanes)
 
     def head_info(self, model: str | None, version: str | None) -> HeadInfo:
         return self._repository.info(model, version)
 
-    async def score(self, request: ScoreRequest, deadline_s: float | None = None) -> ScoreResult:
+    async def score(self, request: ScoreRequest, deadline_s: float = math.inf) -> ScoreResult:
         """Answer what `request.outputs` names.
 
         `deadline_s` is on the clock of `time.monotonic`; work whose deadline has passed is dropped before it
-        is computed, with `DeadlineExceeded`. A request to a head raises `NotReady` or `NotFound` if its
-        version has gone.
+        is computed, with `DeadlineExceeded`. Requests to a head raise `NotReady` if its version has gone, and
+        `QueueFull` where too much waits for it.
         """
         asked_s = time.monotonic()
-        return await self.run(request.values.size, deadline_s, self._score, request, asked_s)
+        if request.head is not None:
+            return await self._predict(request, request.head, deadline_s)
+        outputs, begun_s = await self.run(request.values.size, deadline_s, _timed_finish, request)
+        shape = request.values.shape
+        rows = math.prod(shape[: request.axis] + shape[request.axis + 1 :])
+        return ScoreResult(
+            outputs=outputs,
+            rows=rows,
+            batch_rows=rows,
+            seconds_queued=begun_s - asked_s,
+            seconds_inferring=time.monotonic() - begun_s,
+        )
 
-    async def run(self, cost: int, deadline_s: float | None, work: Callable[..., T], *arguments: object) -> T:
+    async def run(self, cost: int, deadline_s: float, work: Callable[..., T], *arguments: object) -> T:
         """Do `work`: here where it is cheap, else in the scoring thread, never after its deadline."""
 
         def in_time() -> T:
-            if deadline_s is not None and time.monotonic() > deadline_s:
+            if time.monotonic() > deadline_s:
                 raise DeadlineExceeded("deadline", "the time allowed passed before the work was begun")
             return work(*arguments)
 
@@ -60,122 +115,88 @@ class Scorer:
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
+        for lanes in self._lanes.values():
+            for lane in lanes:
+                lane.close()
 
-    def _score(self, request: ScoreRequest, asked_s: float) -> ScoreResult:
+    async def _predict(self, request: ScoreRequest, info: HeadInfo, deadline_s: float) -> ScoreResult:
+        head = self._repository.head(info)
+        batch_shape = request.values.shape[:-1]
+        lanes = self._lanes_of(head)
+        plain = (
+            PLAIN_OUTPUTS.issuperset(request.outputs)
+            and request.temperature == 1
+            and request.dtype == info.dtype
+        )
+        batched = await _submit(lanes.plain if plain else lanes.logits, request, deadline_s)
         begun_s = time.monotonic()
-        finish = Finish(request, self._repository)
-        outputs: dict[str, Output] = {}
-        for name in request.outputs:
-            if name == "contributions":
-                outputs["contributions.features"], outputs["contributions.values"] = finish.contributions
-            else:
-                outputs[name] = OUTPUTS[name](finish)
+        if plain:
+            outputs = _plain_outputs(request, batched)
+        else:
+            logits = cast("FloatArray", batched.arrays[0].reshape(*batch_shape, info.num_classes))
+            outputs = await self.run(logits.size, deadline_s, finish, request, logits, head)
         return ScoreResult(
             outputs=outputs,
-            rows=finish.rows,
-            head=request.head,
-            seconds_queued=begun_s - asked_s,
-            seconds_inferring=time.monotonic() - begun_s,
+            rows=math.prod(batch_shape),
+            batch_rows=batched.batch_rows,
+            head=info,
+            seconds_queued=batched.seconds_queued,
+            seconds_inferring=batched.seconds_running + time.monotonic() - begun_s,
+        )
+
+    def _lanes_of(self, head: Head) -> _Lanes:
+        lanes = self._lanes.get(head)
+        if lanes is None:
+            lanes = self._lanes[head] = _Lanes(self._batcher(head, _plain), self._batcher(head, _logits))
+        return lanes
+
+    def _batcher(
+        self, head: Head, function: Callable[[Head, FloatArray], tuple[NDArray[np.generic], ...]]
+    ) -> Batcher:
+        info, limits = head.info, self._limits
+        row_cost = info.num_classes * (1 + info.num_features / MULTIPLICATIONS_PER_LOGIT)
+
+        return Batcher(
+            partial(function, head),
+            observe=self._observe_batch,
+            inline_rows=int(INLINE_COST / row_cost),
+            max_batch_rows=limits.batch_rows,
+            max_queue_rows=limits.queue_rows,
+            delay_s=limits.delay_s,
         )
 
 
-class Finish:
-    """The finishing step of one request; each intermediate is made once, when an output first asks for it."""
-
-    def __init__(self, request: ScoreRequest, repository: Repository) -> None:
-        self.request = request
-        self._repository = repository
-        shape = request.values.shape
-        self.rows = int(np.prod(shape[: request.axis] + shape[request.axis + 1 :]))
-
-    @cached_property
-    def head_logits(self) -> FloatArray:
-        """The head's raw output `[…, num_classes]`, in the head's dtype."""
-        return self._head.run(self.request.values)
-
-    @cached_property
-    def logits(self) -> FloatArray:
-        if self.request.head is None:
-            return self.request.values
-        return cast("FloatArray", self.head_logits.astype(self.request.dtype, copy=False))
-
-    @cached_property
-    def normalised(self) -> softmax.Normalised:
-        return softmax.normalise(self.logits, self.request.axis, self.request.temperature)
-
-    @property
-    def classes(self) -> NDArray[np.int64]:
-        return self.normalised.classes
-
-    @cached_property
-    def top_classes(self) -> NDArray[np.int64]:
-        return softmax.top_k(self.logits, self.request.top_k or 1, self.request.axis)
-
-    @property
-    def labels(self) -> Labels:
-        assert self.request.labels is not None  # noqa: S101 - assemble refuses these outputs without labels
-        return self.request.labels
-
-    @cached_property
-    def losses(self) -> losses.Losses:
-        found = losses.losses_of(self.normalised, self.labels)
-        self._refuse_infinite("losses", found.losses)
-        if found.loss is not None:
-            self._refuse_infinite("loss", np.asarray(found.loss))
-        return found
-
-    @cached_property
-    def gradient(self) -> FloatArray:
-        gradient = losses.gradient(self.normalised, self.labels)
-        self._refuse_infinite("gradient", gradient)
-        return gradient
-
-    @cached_property
-    def contributions(self) -> tuple[NDArray[np.int64], FloatArray]:
-        request = self.request
-        return self._head.contributions(request.values, self.classes, request.top_contributions)
-
-    @property
-    def _head(self) -> Head:
-        assert self.request.head is not None  # noqa: S101 - assemble lets only heads have these outputs
-        return self._repository.head(self.request.head)
-
-    def names(self, classes: NDArray[np.int64]) -> Output:
-        names: Output = np.asarray(self.request.class_names, dtype=np.str_)[classes].tolist()
-        return names
-
-    def _refuse_infinite(self, name: str, values: NDArray[np.generic]) -> None:
-        if self.labels.non_finite == "string" or np.isfinite(values).all():
-            return
-        message = (
-            "expected a finite loss, got infinity: a label has weight on a class whose probability is 0; "
-            'with "non_finite": "string" the answer has the string "Infinity" there'
-        )
-        places = np.argwhere(~np.isfinite(values))[:MAX_OFFENCES].tolist()
-        offences = [Offence(name + "".join(f"[{i}]" for i in place), message) for place in places]
-        raise Invalid("infinite_loss", message, offences=offences)
+def _plain(head: Head, rows: FloatArray) -> tuple[NDArray[np.generic], ...]:
+    normalised = softmax.normalise(head.run(rows))
+    return normalised.probabilities(), normalised.classes
 
 
-OUTPUTS: dict[str, Callable[[Finish], Output]] = {
-    "probabilities": lambda f: f.normalised.probabilities(),
-    "log_probabilities": lambda f: f.normalised.log_probabilities(),
-    "classes": lambda f: f.classes,
-    "predicted_names": lambda f: f.names(f.classes),
-    "one_hot": lambda f: softmax.one_hot(
-        f.classes, f.logits.shape[f.request.axis], f.request.axis, f.request.dtype
-    ),
-    "entropy": lambda f: f.normalised.entropy(),
-    "top_classes": lambda f: f.top_classes,
-    "top_probabilities": lambda f: np.take_along_axis(
-        f.normalised.probabilities(), f.top_classes, f.request.axis
-    ),
-    "top_names": lambda f: f.names(f.top_classes),
-    # An array, so that float32 is written with float32's digits, as its losses are.
-    "loss": lambda f: None if f.losses.loss is None else np.asarray(f.losses.loss, f.request.dtype),
-    "losses": lambda f: f.losses.losses,
-    "count": lambda f: f.losses.count,
-    "accuracy": lambda f: losses.accuracy(f.normalised, f.labels),
-    "brier": lambda f: losses.brier(f.normalised, f.labels),
-    "gradient": lambda f: f.gradient,
-    "logits": lambda f: f.head_logits,
-}
+def _logits(head: Head, rows: FloatArray) -> tuple[NDArray[np.generic], ...]:
+    return (head.run(rows),)
+
+
+def _plain_outputs(request: ScoreRequest, batched: Batched) -> dict[str, Output]:
+    batch_shape = request.values.shape[:-1]
+    probabilities, classes = batched.arrays
+    made: dict[str, Output] = {}
+    for name in request.outputs:
+        if name == "probabilities":
+            made[name] = probabilities.reshape(*batch_shape, -1)
+        elif name == "classes":
+            made[name] = classes.reshape(batch_shape)
+        else:
+            made[name] = names_of(request, classes.reshape(batch_shape))
+    return made
+
+
+async def _submit(lane: Batcher, request: ScoreRequest, deadline_s: float) -> Batched:
+    rows = request.values.reshape(-1, request.values.shape[-1])
+    try:
+        return await lane.submit(rows, deadline_s)
+    except NonFiniteLogits as error:
+        raise NonFiniteLogits(error.row, request.values.shape[:-1]) from None
+
+
+def _timed_finish(request: ScoreRequest) -> tuple[dict[str, Output], float]:
+    begun_s = time.monotonic()
+    return finish(request, request.values), begun_s

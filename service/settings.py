@@ -92,6 +92,24 @@ class Settings(BaseModel):
         "most numbers of one tensor, checked before memory is taken: as many as 64 MiB of float64, the largest"
         " uncompressed body; short JSON numbers and compression could say far more",
     )
+    batch_rows_limit: Limit = _setting(
+        1024,
+        "a whole number above 0",
+        "most rows that run through a head at once; what is more runs in pieces, so that memory stays bounded: a head"
+        " of 1000 classes needs 30 MB for so many",
+    )
+    batch_delay_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _setting(
+        0.0,
+        "a number of seconds, 0 or more",
+        "how long the first waiting row waits for others to run with; 0 since what arrives while a head is busy runs"
+        " together anyway, and an idle one should answer at once",
+    )
+    queue_rows_limit: Limit = _setting(
+        65536,
+        "a whole number above 0",
+        "most rows that may wait, over all workers; beyond that requests get 429 at once, since a queue that is longer"
+        " than callers are patient only adds work for nobody",
+    )
     json_depth_limit: Depth = _setting(
         32,
         "a whole number from 3 to 1000",

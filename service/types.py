@@ -1,7 +1,7 @@
 """The one currency of the service: what is asked, what is answered, and what a head is.
 
 Every dialect decodes into a `ScoreRequest` and encodes a `ScoreResult`. Both are values: frozen, slotted,
-arrays inside. A `ScoreRequest` is made by `wire.fields.assemble`, which has checked it: whoever scores it
+arrays inside, and therefore without equality: two arrays are not equal or unequal. A `ScoreRequest` is made by `wire.fields.assemble`, which has checked it: whoever scores it
 need not look again.
 """
 
@@ -42,7 +42,7 @@ class HeadInfo:
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Labels:
     """Ground truth and how a loss is made of it.
 
@@ -67,7 +67,7 @@ class Labels:
     non_finite: Literal["error", "string"] = "error"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ScoreRequest:
     """One request, decoded and checked.
 
@@ -104,11 +104,11 @@ class ScoreRequest:
     top_contributions: int = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ScoreResult:
     """The answer: one value for each name of `ScoreRequest.outputs`, in that order.
 
-    `rows` is the number of examples scored; `seconds_queued` and `seconds_inferring` say where time went.
+    `rows` is the number of examples scored, `batch_rows` how many ran together with them; `seconds_queued` and `seconds_inferring` say where time went.
     `contributions` is answered as the two arrays `contributions.features` (int64) and
     `contributions.values`.
     """
@@ -116,5 +116,6 @@ class ScoreResult:
     outputs: dict[str, Output]
     rows: int
     head: HeadInfo | None = None
+    batch_rows: int = 0
     seconds_queued: float = 0.0
     seconds_inferring: float = 0.0

@@ -19,6 +19,7 @@ from service.settings import Settings
 pytestmark = pytest.mark.anyio
 
 JSON = {"content-type": "application/json"}
+TENSOR = {"name": "features", "datatype": "FP32", "shape": [1, 64], "data": [1] * 64}
 REQUESTS: list[tuple[str, bytes, dict[str, str]]] = [
     ("/softmax", b'{"logits": [[1, 2], [3, 4]]}', JSON),
     ("/softmax", b'{"logits": [[1, 2], [3]]}', JSON),
@@ -32,6 +33,9 @@ REQUESTS: list[tuple[str, bytes, dict[str, str]]] = [
     ("/predict", json.dumps({"features": [1] * 64}).encode(), JSON),
     ("/predict", json.dumps({"features": [1] * 64, "model": "cats"}).encode(), JSON),
     ("/predict", json.dumps({"features": [1] * 64}).encode(), {**JSON, "x-request-timeout-ms": "x"}),
+    ("/v2/models/digits/infer", json.dumps({"inputs": [TENSOR]}).encode(), JSON),
+    ("/v2/models/digits/infer", b"{", JSON),
+    ("/v2/models/softmax/infer", json.dumps({"inputs": [TENSOR]}).encode(), JSON),
 ]
 
 
@@ -79,6 +83,9 @@ async def test_there_is_no_middleware() -> None:
 async def test_every_hot_route_is_registered_and_has_its_url() -> None:
     app = made()
     assert {path for _, path in app.hot} == {"/softmax", "/loss", "/predict"}
+    async with app.router.lifespan_context(app):
+        infer = {f"/v2/models/{name}/infer" for name in ("digits", "softmax", "loss")}
+        assert infer < {path for _, path in app.hot}, "V2 is hot for what is loaded"
     for name in ("softmax", "loss", "predict"):
         assert app.url_path_for(name) == f"/{name}"
 

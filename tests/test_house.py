@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("types",),
     ("settings", "numeric"),
     ("wire", "heads"),
+    ("finishing",),
     ("scorer",),
     ("api", "client"),
     ("app",),
@@ -37,12 +38,13 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("limits", "media"),
         ("encodings", "arrays", "json_reader"),
         ("nested", "options"),
+        ("tensors",),
         ("outputs", "labels"),
         ("fields",),
-        ("schemas", "native"),
+        ("schemas", "native", "v2", "v2_schemas"),
     ),
-    "heads": (("graphs", "description", "storage"), ("engine",), ("repository",)),
-    "api": (("transport",), ("native", "ops")),
+    "heads": (("graphs", "description", "storage", "batcher"), ("engine",), ("repository",)),
+    "api": (("transport",), ("scoring",), ("native", "v2", "ops")),
     "client": (("answers",), ("attempts",), ("calls",), ("endpoints",)),
     "workers": (("meeting", "server"), ("supervisor",)),
     "loadtest": (("scenario", "tally"), ("generator",), ("fleet",), ("report",), ("plot",)),
@@ -62,6 +64,7 @@ HOMES: dict[str, set[str]] = {
     "httpx": {"client", "loadtest.generator"},
     "pydantic": {"settings", "heads.description"},
     "orjson": {"wire", "api", "metrics", "client"},
+    "simdjson": {"wire.json_reader"},
     "zstandard": {"wire.encodings"},
     "rich": {"commands", "loadtest.report"},
     "matplotlib": {"loadtest.plot"},
@@ -158,7 +161,7 @@ def test_every_dependency_has_a_home_and_a_reason() -> None:
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
     for line in [*project["dependencies"], *extras]:
         name = re.split(r"[><=;\[ ]", line)[0]
-        module = name.replace("-", "_").removesuffix("_gpu")
+        module = name.replace("-", "_").removesuffix("_gpu").replace("pysimdjson", "simdjson")
         assert module in HOMES or module == "numpy", f"{name} has no home"
         written = next(row for row in text.splitlines() if f'"{line}"' in row)
         assert "#" in written, f"{name} has no reason on its line"

@@ -200,3 +200,20 @@ def test_counting_does_not_touch_prometheus_client() -> None:
         "assert calls and not any('prometheus_client' in name for name in calls), calls\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_batches_are_counted_by_their_rows_and_queues_by_what_waits() -> None:
+    metrics = Metrics()
+    for rows in (1, 3, 3, 2000):
+        metrics.batch(rows)
+    metrics.queue_rows(17)
+    metrics.rejected("queue_full")
+    found = samples(metrics.values)
+    name = "logitserve_batch_rows"
+    assert found[f"{name}_bucket", (("le", "1"),)] == 1
+    assert found[f"{name}_bucket", (("le", "4"),)] == 3
+    assert found[f"{name}_bucket", (("le", "1024"),)] == 3
+    assert found[f"{name}_bucket", (("le", "+Inf"),)] == 4
+    assert found[f"{name}_sum", ()] == 2007
+    assert found["logitserve_queue_rows", ()] == 17
+    assert found["logitserve_rejected_total", (("reason", "queue_full"),)] == 1

@@ -187,14 +187,7 @@ def test_building_writes_the_bytes_that_ship(
         assert (tmp_path / "digits" / "1" / name).read_bytes() == (DIGITS / name).read_bytes()
 
 
-def test_other_cpus_make_the_bytes_that_ship(build: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert build.main(["--check"]) == 0
-    told = capsys.readouterr().out
-    assert told.count("same  ") == 4
-    assert "Haswell" in told
-    assert "Prescott" in told
-
-
+# That other CPUs do make the bytes that ship takes a rebuild for each: `make models-check` shows it.
 def test_the_check_fails_where_one_bit_differs(
     build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,21 +1,23 @@
 """The core: every output of every operation, what runs where, and what is dropped."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import MODELS
 
-from service.errors import DeadlineExceeded, Invalid, NotReady
+from service.errors import DeadlineExceeded, Invalid, NotReady, QueueFull
+from service.heads.graphs import Linear, build_linear
 from service.heads.repository import Repository
-from service.numeric.losses import cross_entropy
-from service.numeric.softmax import log_softmax, softmax
-from service.scorer import INLINE_COST, OUTPUTS, Scorer
-from service.types import FloatArray, HeadInfo, Labels, ScoreRequest, ScoreResult
+from service.numeric.softmax import softmax
+from service.scorer import INLINE_COST, BatchLimits, Scorer
+from service.types import FloatArray, HeadInfo, ScoreRequest, ScoreResult
 
 pytestmark = pytest.mark.anyio
 
@@ -45,101 +47,6 @@ async def answered(scorer: Scorer, request: ScoreRequest) -> dict[str, Any]:
 def asked(*outputs: str, values: FloatArray = LOGITS, **options: Any) -> ScoreRequest:
     fields = {"operation": "softmax", "axis": values.ndim - 1, "dtype": values.dtype, **options}
     return ScoreRequest(values=values, outputs=outputs, **fields)
-
-
-async def test_outputs_come_in_the_order_asked_and_nothing_else_does(scorer: Scorer) -> None:
-    result = await scorer.score(asked("classes", "probabilities"))
-    assert list(result.outputs) == ["classes", "probabilities"]
-    assert result.rows == 2
-    assert result.head is None
-
-
-async def test_probabilities_their_logarithms_and_classes(scorer: Scorer) -> None:
-    outputs = await answered(
-        scorer, asked("probabilities", "log_probabilities", "classes", "one_hot", "entropy")
-    )
-    np.testing.assert_array_equal(outputs["probabilities"], softmax(LOGITS))
-    np.testing.assert_array_equal(outputs["log_probabilities"], log_softmax(LOGITS))
-    np.testing.assert_array_equal(outputs["classes"], [1, 0])
-    np.testing.assert_array_equal(outputs["one_hot"], [[0, 1, 0], [1, 0, 0]])
-    expected = -(softmax(LOGITS) * log_softmax(LOGITS)).sum(-1)
-    np.testing.assert_allclose(outputs["entropy"], expected, rtol=1e-12)
-
-
-async def test_the_best_classes_with_their_probabilities_and_names(scorer: Scorer) -> None:
-    request = asked(
-        "top_classes", "top_probabilities", "top_names", "predicted_names", top_k=2, class_names=NAMES
-    )
-    outputs = await answered(scorer, request)
-    np.testing.assert_array_equal(outputs["top_classes"], [[1, 0], [0, 2]])
-    p = softmax(LOGITS)
-    np.testing.assert_array_equal(outputs["top_probabilities"], [[p[0, 1], p[0, 0]], [p[1, 0], p[1, 2]]])
-    assert outputs["top_names"] == [["dog", "cat"], ["cat", "eel"]]
-    assert outputs["predicted_names"] == ["dog", "cat"]
-
-
-async def test_a_single_row_gives_single_answers(scorer: Scorer) -> None:
-    request = asked("classes", "predicted_names", "entropy", values=LOGITS[0], class_names=NAMES)
-    result = await scorer.score(request)
-    assert result.outputs["predicted_names"] == "dog"
-    assert np.asarray(result.outputs["classes"]).shape == ()
-    assert result.rows == 1
-
-
-async def test_the_class_axis_may_lie_anywhere(scorer: Scorer) -> None:
-    values = np.ascontiguousarray(LOGITS.T)
-    request = asked("probabilities", "one_hot", "top_probabilities", values=values, axis=0, top_k=3)
-    outputs = await answered(scorer, request)
-    np.testing.assert_array_equal(outputs["probabilities"], softmax(LOGITS).T)
-    np.testing.assert_array_equal(outputs["one_hot"], [[0, 1], [1, 0], [0, 0]])
-    np.testing.assert_array_equal(outputs["top_probabilities"], np.sort(softmax(LOGITS).T, axis=0)[::-1])
-
-
-async def test_losses_and_what_comes_with_them(scorer: Scorer) -> None:
-    labels = Labels(np.array([1, 2]), "index")
-    request = asked("loss", "losses", "count", "accuracy", "brier", "gradient", labels=labels)
-    outputs = await answered(scorer, request)
-    expected = cross_entropy(LOGITS, np.array([1, 2]))
-    assert outputs["loss"] == expected.loss
-    assert outputs["loss"] == pytest.approx(0.8393433389787792, abs=1.2e-16)
-    np.testing.assert_array_equal(outputs["losses"], expected.losses)
-    assert outputs["count"] == 2
-    assert outputs["accuracy"] == 0.5
-    truth = np.eye(3)[[1, 2]]
-    np.testing.assert_allclose(outputs["brier"], ((softmax(LOGITS) - truth) ** 2).sum(-1), rtol=1e-12)
-    np.testing.assert_allclose(outputs["gradient"], (softmax(LOGITS) - truth) / 2, rtol=1e-12)
-
-
-async def test_the_temperature_divides_the_logits(scorer: Scorer) -> None:
-    result = await scorer.score(asked("probabilities", temperature=2.5))
-    np.testing.assert_array_equal(result.outputs["probabilities"], softmax(LOGITS, temperature=2.5))
-
-
-MASKED = np.array([[0.0, -np.inf], [1.0, 2.0]])
-
-
-@pytest.mark.parametrize("output", ["loss", "losses"])
-async def test_an_infinite_loss_is_an_error_that_names_the_example(scorer: Scorer, output: str) -> None:
-    labels = Labels(np.array([1, 1]), "index")
-    with pytest.raises(Invalid) as caught:
-        await scorer.score(asked(output, values=MASKED, labels=labels))
-    assert caught.value.code == "infinite_loss"
-    assert [offence.path for offence in caught.value.offences] == ["losses[0]"]
-
-
-async def test_an_infinite_loss_is_answered_where_that_was_asked_for(scorer: Scorer) -> None:
-    labels = Labels(np.array([1, 1]), "index", non_finite="string")
-    outputs = await answered(scorer, asked("loss", "losses", values=MASKED, labels=labels))
-    assert outputs["loss"] == np.inf
-    assert np.isinf(np.asarray(outputs["losses"])).tolist() == [True, False]
-
-
-async def test_finite_losses_with_an_infinite_sum_are_an_error_at_the_loss(scorer: Scorer) -> None:
-    values = np.array([[1.7e308, 0.0], [1.7e308, 0.0]])
-    labels = Labels(np.array([1, 1]), "index", reduction="sum")
-    with pytest.raises(Invalid) as caught:
-        await scorer.score(asked("loss", values=values, labels=labels))
-    assert [offence.path for offence in caught.value.offences] == ["loss"]
 
 
 def digits(repository: Repository) -> HeadInfo:
@@ -218,11 +125,6 @@ async def test_contributions_are_the_largest_products_for_the_predicted_class(
         assert list(values[row]) == sorted(values[row], reverse=True)
 
 
-async def test_every_output_has_one_place_where_it_is_made() -> None:
-    assert {"probabilities", "losses", "loss", "logits", "top_names", "gradient"} <= set(OUTPUTS)
-    assert "contributions" not in OUTPUTS, "it is two arrays, made beside the others"
-
-
 async def test_a_version_that_has_gone_is_not_ready(scorer: Scorer, repository: Repository) -> None:
     head = digits(repository)
     gone = HeadInfo(
@@ -242,8 +144,8 @@ async def test_a_version_that_has_gone_is_not_ready(scorer: Scorer, repository: 
 
 async def test_cheap_work_stays_on_the_event_loop_and_dear_work_leaves_it(scorer: Scorer) -> None:
     here = threading.current_thread()
-    assert await scorer.run(INLINE_COST, None, threading.current_thread) is here
-    assert await scorer.run(INLINE_COST + 1, None, threading.current_thread) is not here
+    assert await scorer.run(INLINE_COST, math.inf, threading.current_thread) is here
+    assert await scorer.run(INLINE_COST + 1, math.inf, threading.current_thread) is not here
 
 
 async def test_dear_work_gives_the_same_bits(scorer: Scorer) -> None:
@@ -266,7 +168,7 @@ async def test_work_past_its_deadline_is_dropped_before_it_is_done(scorer: Score
 
 async def test_work_that_waited_past_its_deadline_is_dropped_too(scorer: Scorer) -> None:
     release = threading.Event()
-    slow = asyncio.create_task(scorer.run(INLINE_COST + 1, None, release.wait, 10))
+    slow = asyncio.create_task(scorer.run(INLINE_COST + 1, math.inf, release.wait, 10))
     await asyncio.sleep(0)
     done: list[int] = []
     waiting = asyncio.create_task(scorer.run(INLINE_COST + 1, time.monotonic() + 0.05, done.append, 1))
@@ -276,3 +178,90 @@ async def test_work_that_waited_past_its_deadline_is_dropped_too(scorer: Scorer)
     with pytest.raises(DeadlineExceeded):
         await waiting
     assert done == []
+
+
+async def test_rows_of_bare_logits_are_counted(scorer: Scorer) -> None:
+    for values, axis, rows in ((LOGITS, 1, 2), (LOGITS, 0, 3), (LOGITS[0], 0, 1), (LOGITS[None], 2, 2)):
+        result = await scorer.score(asked("classes", values=values, axis=axis))
+        assert (result.rows, result.batch_rows, result.head) == (rows, rows, None)
+
+
+async def test_requests_of_one_turn_run_together_and_get_their_own_rows(repository: Repository) -> None:
+    batches: list[int] = []
+    scorer = Scorer(repository, observe_batch=batches.append)
+    pieces = [FEATURES[:1], FEATURES[1], FEATURES[None, 1:], FEATURES]
+    requests = [
+        predicting(repository, piece, "probabilities", "classes", "predicted_names") for piece in pieces
+    ]
+    results = await asyncio.gather(*map(scorer.score, requests))
+    assert batches == [7]
+    assert [result.batch_rows for result in results] == [7] * 4
+    assert [result.rows for result in results] == [1, 1, 2, 3]
+    logits = repository.head(digits(repository)).run(FEATURES)
+    names = np.array(digits(repository).class_names)
+    for result, rows in zip(results, (logits[:1], logits[1], logits[None, 1:], logits), strict=True):
+        np.testing.assert_array_equal(result.outputs["probabilities"], softmax(rows))
+        np.testing.assert_array_equal(result.outputs["classes"], rows.argmax(-1))
+        assert result.outputs["predicted_names"] == names[rows.argmax(-1)].tolist()
+    scorer.close()
+
+
+async def test_options_of_one_request_do_not_reach_another(scorer: Scorer, repository: Repository) -> None:
+    hot = predicting(repository, FEATURES, "probabilities", temperature=10.0)
+    wide = predicting(repository, FEATURES, "probabilities", dtype=np.dtype(np.float64))
+    plain = predicting(repository, FEATURES, "probabilities")
+    apart = [await answered(scorer, request) for request in (hot, wide, plain)]
+    together = await asyncio.gather(*(answered(scorer, request) for request in (hot, wide, plain)))
+    for one, other in zip(apart, together, strict=True):
+        np.testing.assert_array_equal(one["probabilities"], other["probabilities"])
+        assert one["probabilities"].dtype == other["probabilities"].dtype
+
+
+async def test_a_request_whose_logits_overflow_fails_alone(tmp_path: Path) -> None:
+    linear = Linear(np.full((2, 2), 2, np.float32), np.zeros(2, np.float32))
+    (tmp_path / "double.onnx").write_bytes(build_linear(linear))
+    repository = Repository(tmp_path, provider="cpu")
+    repository.load()
+    scorer = Scorer(repository)
+    small = np.ones((3, 2), np.float32)
+    huge = np.ones((2, 2, 2), np.float32)
+    huge[1, 0] = 3e38
+    results = await asyncio.gather(
+        *(scorer.score(predicting(repository, rows, "classes")) for rows in (small, huge, small[0])),
+        return_exceptions=True,
+    )
+    error = results[1]
+    assert isinstance(error, Invalid)
+    assert (error.code, error.offences[0].path) == ("non_finite_logits", "features[1][0]")
+    assert isinstance(results[0], ScoreResult)
+    assert isinstance(results[2], ScoreResult)
+    scorer.close()
+
+
+async def test_a_large_request_runs_in_pieces(repository: Repository) -> None:
+    scorer = Scorer(repository, BatchLimits(batch_rows=4))
+    rows = np.tile(FEATURES, (7, 1))
+    outputs = await answered(scorer, predicting(repository, rows, "probabilities", "classes"))
+    np.testing.assert_array_equal(
+        outputs["probabilities"], softmax(repository.head(digits(repository)).run(rows))
+    )
+    scorer.close()
+
+
+async def test_too_many_waiting_rows_are_refused(repository: Repository) -> None:
+    scorer = Scorer(repository, BatchLimits(queue_rows=4))
+    requests = [predicting(repository, FEATURES, "classes") for _ in range(3)]
+    results = await asyncio.gather(*map(scorer.score, requests), return_exceptions=True)
+    assert [isinstance(result, ScoreResult) for result in results] == [True, False, False]
+    assert isinstance(results[1], QueueFull)
+    assert scorer.queue_rows == 0
+    scorer.close()
+
+
+async def test_the_queue_is_the_sum_over_the_heads(scorer: Scorer, repository: Repository) -> None:
+    waiting = asyncio.create_task(scorer.score(predicting(repository, FEATURES, "classes")))
+    other = asyncio.create_task(scorer.score(predicting(repository, FEATURES[:2], "logits")))
+    await asyncio.sleep(0)
+    assert scorer.queue_rows == 5
+    await asyncio.gather(waiting, other)
+    assert scorer.queue_rows == 0

@@ -9,7 +9,7 @@ import orjson
 
 from service.api.transport import Answer, Edge, Exchange, Route
 from service.errors import NotFound, NotReady
-from service.metrics import Board, Exposition, Metrics, summed
+from service.metrics import Board, Exposition, Values, summed
 
 JSON = "application/json"
 
@@ -44,13 +44,21 @@ DOCS_ASSETS = {
 
 
 class Operations:
-    """Health and metrics; `starting` says why the service is not ready yet, or None when it is."""
+    """Health and metrics.
+
+    `count` gives this worker's counts as they are now; `starting` says why the service is not ready yet, or
+    None when it is.
+    """
 
     def __init__(
-        self, edge: Edge, metrics: Metrics, board: Board | None, starting: Callable[[], str | None]
+        self,
+        edge: Edge,
+        count: Callable[[], Values],
+        board: Board | None,
+        starting: Callable[[], str | None],
     ) -> None:
         self._edge = edge
-        self._metrics = metrics
+        self._count = count
         self._board = board
         self._starting = starting
         self._exposition = Exposition()
@@ -78,9 +86,9 @@ class Operations:
         return Answer(b'{"status":"ready"}', JSON)
 
     async def metrics(self, _exchange: Exchange) -> Answer:
-        snapshots = [self._metrics.values]
+        snapshots = [self._count()]
         if self._board is not None:
-            self._board.publish(self._metrics.values)
+            self._board.publish(snapshots[0])
             snapshots.extend(self._board.others())
         return Answer(self._exposition.text(summed(snapshots)), self._exposition.CONTENT_TYPE)
 

@@ -47,6 +47,9 @@ UNMATCHED = "unmatched"
 # nginx's status for a caller who went away before the answer; it is counted, never sent.
 CLIENT_CLOSED = 499
 
+# Turned away or dropped before anything was computed: whoever watches the load wants them apart from mistakes.
+REJECTIONS = frozenset({429, 503, 504})
+
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -66,14 +69,22 @@ class Answer(NamedTuple):
 Endpoint: TypeAlias = Callable[["Exchange"], Awaitable[Answer]]
 
 
+# A dialect's own form of an error: status, body and media type.
+ErrorBody: TypeAlias = Callable[[RequestError], tuple[int, bytes, str]]
+
+
 class Route(NamedTuple):
-    """One route as the application registers it; `hot` ones are called past the router."""
+    """One route as the application registers it; `hot` ones are called past the router.
+
+    Where `error_body` is given it writes the route's errors, in place of problem+json.
+    """
 
     method: str
     path: str
     endpoint: Endpoint
     openapi: Mapping[str, Any] | None = None
     hot: bool = False
+    error_body: ErrorBody | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +99,7 @@ class Exchange:
     body_limit_bytes: int
     headers: dict[str, str]
     route: str = UNMATCHED
+    error_body: ErrorBody | None = None
     status: int = CLIENT_CLOSED
     answer_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
@@ -180,6 +192,12 @@ class Edge:
             message = "an unforeseen fault of the service; its log has the details under this request id"
             known = Unforeseen("internal", message)
         self._metrics.error(exchange.route, known.code)
+        if known.status in REJECTIONS:
+            self._metrics.rejected(known.code)
+        headers = tuple((name.lower(), value) for name, value in known.headers.items())
+        if exchange.error_body:
+            status, body, media_type = exchange.error_body(known)
+            return Answer(body, media_type, status, headers)
         problem = {
             "type": f"urn:logitserve:error:{known.code}",
             "title": known.title,
@@ -189,7 +207,6 @@ class Edge:
             "request_id": exchange.request_id,
             "errors": [offence._asdict() for offence in known.offences],
         }
-        headers = tuple((name.lower(), value) for name, value in known.headers.items())
         return Answer(orjson.dumps(problem), PROBLEM_TYPE, known.status, headers)
 
     def _exchange(self, scope: Scope, receive: Receive) -> Exchange:
@@ -240,12 +257,14 @@ def _known(error: Exception) -> RequestError | None:
     return None
 
 
-def asgi(endpoint: Endpoint, path: str) -> ASGIApp:
-    """Make a raw ASGI function of an endpoint; the router and the hot table call the same one."""
+def asgi(route: Route) -> ASGIApp:
+    """Make a raw ASGI function of a route; the router and the hot table call the same one."""
+    path, endpoint, error_body = route.path, route.endpoint, route.error_body
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope[EXCHANGE]
         exchange.route = path
+        exchange.error_body = error_body
         exchange.receive = receive
         await send_answer(send, await endpoint(exchange))
 

@@ -32,6 +32,18 @@ SEVERITY_FATAL = 4
 MAX_REASON = 300
 
 
+class NonFiniteLogits(Invalid):
+    """The logits of a row overflow; `row` is its number among the flattened rows of `batch_shape`."""
+
+    def __init__(self, row: int, batch_shape: tuple[int, ...]) -> None:
+        self.row = row
+        place = "".join(f"[{index}]" for index in np.unravel_index(row, batch_shape))
+        message = (
+            "expected features whose logits are finite in the head's type, got a row whose logits overflow"
+        )
+        super().__init__("non_finite_logits", message, path="features" + place)
+
+
 class Engine:
     """A head ready to run; made whole or not at all.
 
@@ -103,11 +115,7 @@ class Engine:
         logits: FloatArray = self._session.run([self.output_name], {self.input_name: rows})[0]
         if not np.isfinite(logits).all():
             row = int(np.argmin(np.isfinite(logits).all(axis=1)))
-            raise Invalid(
-                "non_finite_logits",
-                f"expected features whose logits are finite in {self.dtype}, got a row whose logits overflow",
-                path="features" + "".join(f"[{index}]" for index in np.unravel_index(row, batch_shape)),
-            )
+            raise NonFiniteLogits(row, batch_shape)
         return logits.reshape(*batch_shape, self.num_classes)
 
     def _warm_up(self) -> int:

@@ -127,8 +127,9 @@ def brier(normalised: Normalised, labels: Labels) -> FloatArray:
     scores = np.empty(len(counted))
     with np.errstate(over="ignore"):  # labels far beyond 1 may have scores beyond the type
         for rows, target in _coefficients(normalised, plain, counted):
-            p = normalised.row_probabilities(rows)
-            q = normalised.row_others(rows) / (1 + normalised.others[rows, None])
+            e, others = normalised.row_exponentials(rows), normalised.others[rows]
+            total = 1 + others[:, None]
+            p, q = e / total, complements(e, normalised.largest[rows], others) / total
             # p - Y from p and q = 1 - p, so that neither a p near 1 nor one near 0 loses its digits.
             scores[rows] = np.square((1 - target) * p - target * q).sum(axis=-1)
         scores[~counted] = 0.0
@@ -162,7 +163,8 @@ def gradient(normalised: Normalised, labels: Labels) -> FloatArray:
         for rows, a in _coefficients(normalised, labels, counted):
             largest = a.argmax(axis=-1)
             other_a = complements(a, largest, sum_without(a, largest, carry=normalised.carries))
-            e, other_e = normalised.exponentials[rows], normalised.row_others(rows)
+            e = normalised.row_exponentials(rows)
+            other_e = complements(e, normalised.largest[rows], normalised.others[rows])
             slope = _product(e.astype(scale.dtype), other_a) - a.astype(scale.dtype) * other_e
             answer[rows] = _product(slope, scale[rows, None])
     answer[~counted | (scale == 0)] = 0.0
@@ -295,7 +297,7 @@ def _coefficients(
     values = _label_rows(normalised, labels) if dense else _safe_indices(labels, counted)
     for rows in normalised.blocks():
         if dense:
-            a = values[rows].astype(np.float64)
+            a = values[rows].astype(np.float64, order="C")
         else:
             a = np.zeros(normalised.logits[rows].shape)
             a[np.arange(len(a)), values[rows]] = 1.0

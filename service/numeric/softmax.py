@@ -4,8 +4,7 @@ Knows axes, shapes and the type of the answer; knows no labels.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,24 +13,27 @@ from service.numeric import checks
 from service.numeric.kernel import (
     TINY_SCALE,
     TINY_SHIFT,
-    TINY_SUM,
     Float64Array,
     Shifted,
     blocks,
-    complements,
+    buffered_for,
     exponentials,
+    logarithms_float32,
+    normalise_float32,
+    normalise_float64,
+    picked,
     shift,
-    sum_without,
+    shift_rows,
+    tiny_sums,
 )
 from service.types import FloatArray, FloatType, IndexArray
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Normalised:
-    """Logits with the sum of their exponentials: all that probabilities and losses are made of.
+class Normalised(NamedTuple):
+    """Logits with their softmax and the sum of their exponentials: all that answers and losses are made of.
 
     Made by `normalise`. The methods without arguments answer in the logits' shape and type; those that take
-    `rows` answer in float64 for some rows of the logits' flattened batch, classes last, for `losses`.
+    a slice of rows answer in float64 for some rows of the logits' flattened batch, classes last, for `losses`.
 
     Parameters
     ----------
@@ -44,12 +46,10 @@ class Normalised:
     temperature : float
     largest : int64 array [num_rows]
         The index of the largest logit, the lowest of several.
-    exponentials : float64 array [num_rows, num_classes]
-        e^((x - x_largest) / temperature).
+    softmax : float array [num_rows, num_classes]
+        The probabilities in the logits' type.
     others : float64 array [num_rows]
-        The sum of a row's exponentials without the largest one, which is 1.
-    log_totals : float64 array [num_rows]
-        log(1 + others).
+        The sum of a row's exponentials e^((x - x_largest) / temperature) without the largest one, which is 1.
     """
 
     logits: FloatArray
@@ -57,9 +57,8 @@ class Normalised:
     batch_shape: tuple[int, ...]
     temperature: float
     largest: IndexArray
-    exponentials: Float64Array
+    softmax: FloatArray
     others: Float64Array
-    log_totals: Float64Array
 
     @property
     def carries(self) -> bool:
@@ -72,18 +71,16 @@ class Normalised:
         return self.largest.reshape(self.batch_shape)
 
     def probabilities(self) -> FloatArray:
-        """The softmax, subnormal numbers included; 0 at a masked class."""
-        answer = np.empty_like(self.logits)
-        for rows in self.blocks():
-            answer[rows] = self.row_probabilities(rows)
-        return self.restore(answer)
+        """The softmax, subnormal numbers included; 0 at a masked class. Made once: a view, to be read only."""
+        return self.restore(self.softmax)
 
     def log_probabilities(self) -> FloatArray:
         """The logarithm of the softmax; -infinity at a masked class."""
         answer = np.empty_like(self.logits)
-        with np.errstate(over="ignore"):  # a difference beyond the type is a logarithm of -infinity
+        # A difference beyond the type is a logarithm of -infinity.
+        with np.errstate(over="ignore"), buffered_for(answer.shape[1]):
             for rows in self.blocks():
-                answer[rows] = -self.row_costs(rows)
+                answer[rows] = self._row_logarithms(rows)
         answer += 0.0  # the logarithm of 1 is +0.0
         return self.restore(answer)
 
@@ -97,39 +94,43 @@ class Normalised:
     def restore(self, answer: FloatArray) -> FloatArray:
         """Bring [num_rows, num_classes] back into the shape that the logits came in, contiguous."""
         shaped = answer.reshape(*self.batch_shape, answer.shape[-1])
+        if self.axis == len(self.batch_shape):
+            return shaped
         return cast("FloatArray", np.ascontiguousarray(np.moveaxis(shaped, -1, self.axis)))
 
     def blocks(self) -> list[slice]:
-        return list(blocks(*self.logits.shape))
+        return blocks(*self.logits.shape)
 
-    def row_probabilities(self, rows: slice) -> Float64Array:
-        return self.exponentials[rows] / (1 + self.others[rows, None])
-
-    def row_others(self, rows: slice) -> Float64Array:
-        """The sum of the exponentials of all other classes, for every class: 1 - p is this over 1 + others."""
-        return complements(self.exponentials[rows], self.largest[rows], self.others[rows])
+    def row_exponentials(self, rows: slice) -> Float64Array:
+        """e^d of every class. Made again for the few that ask: kept, they would double what a batch holds."""
+        return exponentials(self._shift(rows))
 
     def row_costs(self, rows: slice) -> Float64Array:
         """-log p of every class."""
-        return _cost(self._shift(rows), self.log_totals[rows, None])
+        return _cost(self._shift(rows), np.log1p(self.others[rows])[:, None])
 
     def label_costs(self, labels: IndexArray) -> Float64Array:
         """-log p of one class for each of all rows: `labels` and the answer are [num_rows]."""
-        every = np.arange(len(self.logits))
-        shifted = shift(self.logits[every, labels], self.logits[every, self.largest], self.temperature)
-        return _cost(shifted, self.log_totals)
+        shifted = shift(picked(self.logits, labels), picked(self.logits, self.largest), self.temperature)
+        return _cost(shifted, np.log1p(self.others))
 
     def _shift(self, rows: slice | IndexArray) -> Shifted:
-        return _shift_rows(self.logits[rows], self.largest[rows], self.temperature)
+        return shift_rows(self.logits[rows], self.largest[rows], self.temperature)
+
+    def _row_logarithms(self, rows: slice) -> Float64Array:
+        if self.carries:
+            return -self.row_costs(rows)
+        return logarithms_float32(self.logits[rows], self.largest[rows], self.temperature, self.others[rows])
 
     def _row_entropy(self, rows: slice) -> Float64Array:
         # -log p = log(1 + s) - d, so the entropy is log(1 + s) - sum of p d: two numbers of one sign.
-        others, spread = self.others[rows], _spread(self._shift(rows), self.exponentials[rows])
-        tiny = _tiny(others, self.logits.dtype)
-        if tiny.size:
+        shifted, others = self._shift(rows), self.others[rows]
+        spread = _spread(shifted, exponentials(shifted))
+        tiny = tiny_sums(others)
+        if self.carries and tiny.size:  # to float32 such sums are 0
             shifted = self._shift(tiny + rows.start)
-            spread[tiny] = _spread(shifted, exponentials(shifted, TINY_SHIFT)) * TINY_SCALE
-        return self.log_totals[rows] + spread / (1 + others)
+            spread[tiny] = _spread(shifted, exponentials(shifted, offset=TINY_SHIFT)) * TINY_SCALE
+        return np.log1p(others) + spread / (1 + others)
 
 
 def normalise(logits: FloatArray, axis: int = -1, temperature: float = 1.0) -> Normalised:
@@ -150,15 +151,16 @@ def normalise(logits: FloatArray, axis: int = -1, temperature: float = 1.0) -> N
         Nothing of a row depends on the rows beside it nor on where the class axis lies, to the last bit.
     """
     axis %= logits.ndim
-    moved = np.moveaxis(logits, axis, -1)
+    moved = logits if axis == logits.ndim - 1 else np.moveaxis(logits, axis, -1)
     batch_shape, num_classes = moved.shape[:-1], moved.shape[-1]
-    flat = np.ascontiguousarray(moved).reshape(math.prod(batch_shape), num_classes)
-    rows = cast("FloatArray", flat)
+    rows: NDArray[Any] = np.ascontiguousarray(moved).reshape(math.prod(batch_shape), num_classes)
     largest = rows.argmax(axis=-1)
-    exps, others = np.empty(rows.shape), np.empty(len(rows))
-    for block in blocks(*rows.shape):
-        exps[block], others[block] = _exponentiate(rows[block], largest[block], temperature)
-    return Normalised(rows, axis, batch_shape, temperature, largest, exps, others, np.log1p(others))
+    probabilities, others = np.empty_like(rows), np.empty(len(rows))
+    normalise_rows = normalise_float32 if rows.dtype == np.float32 else normalise_float64
+    with buffered_for(num_classes):
+        for block in blocks(*rows.shape):
+            others[block] = normalise_rows(rows[block], largest[block], temperature, probabilities[block])
+    return Normalised(rows, axis, batch_shape, temperature, largest, probabilities, others)
 
 
 def top_k(logits: FloatArray, k: int, axis: int = -1) -> IndexArray:
@@ -280,29 +282,6 @@ def normalise_checked(logits: NDArray[Any], axis: int, temperature: float) -> No
     rounded = checks.round_to(logits, dtype, path="logits")
     checks.check_logits(rounded, axis)
     return normalise(rounded, axis, temperature)
-
-
-def _exponentiate(
-    logits: FloatArray, largest: IndexArray, temperature: float
-) -> tuple[Float64Array, Float64Array]:
-    shifted = _shift_rows(logits, largest, temperature)
-    exps = exponentials(shifted)
-    others = sum_without(exps, largest, carry=logits.dtype == np.float64)
-    tiny = _tiny(others, logits.dtype)
-    if tiny.size:
-        larger = exponentials(_shift_rows(logits[tiny], largest[tiny], temperature), TINY_SHIFT)
-        others[tiny] = sum_without(larger, largest[tiny], carry=True) * TINY_SCALE
-    return exps, others
-
-
-def _shift_rows(logits: FloatArray, largest: IndexArray, temperature: float) -> Shifted:
-    top = cast("FloatArray", np.take_along_axis(logits, largest[:, None], axis=-1))
-    return shift(logits, top, temperature)
-
-
-def _tiny(others: Float64Array, dtype: FloatType) -> IndexArray:
-    # To float32 such sums are 0.
-    return np.flatnonzero(others < TINY_SUM if dtype == np.float64 else np.zeros(0, bool))
 
 
 def _cost(shifted: Shifted, log_total: Float64Array) -> Float64Array:

@@ -9,9 +9,12 @@ Read in this order; imports only ever point up this list.
     arrays       npy and npz, in and out
     nested       nested JSON lists -> arrays
     options      the table of fields, and the options among them
+    tensors      the binary tensors of V2, and its data as JSON
     outputs      what may be asked for, and what is answered unasked
     labels       labels and weights
     fields       assemble: the fields of any dialect -> ScoreRequest
     native       the native dialect, from both of its sides
     schemas      its JSON Schemas and runnable examples
+    v2           the Open Inference Protocol V2, from both of its sides
+    v2_schemas   its JSON Schemas and runnable examples
 """

@@ -119,9 +119,10 @@ def _read_features(value: Any, options: Options, head: HeadInfo, limits: Limits)
     if numbers.shape[-1:] != (head.num_features,):
         message = f"expected shape [..., {head.num_features}], got {list(numbers.shape)}"
         raise Invalid("features_shape", message, path="features")
-    shape = (*numbers.shape[:-1], head.num_classes)
-    scale = Scale(shape, len(shape) - 1, _dtype(options, head.dtype))
-    check_rows(math.prod(scale.batch_shape), limits, path="features")
+    batch_shape = numbers.shape[:-1]
+    shape = (*batch_shape, head.num_classes)
+    scale = Scale(shape, len(batch_shape), _dtype(options, head.dtype))
+    check_rows(math.prod(batch_shape), limits, path="features")
     check_elements(shape, limits, path="features")  # few features may become many logits
     _check_classes(options, head.num_classes)
     features = checks.round_to(numbers, head.dtype, path="features")

@@ -1,6 +1,7 @@
 """Media types: which are read and written, and what an Accept header picks."""
 
 import re
+from functools import lru_cache
 
 from service.errors import NotAcceptable, UnsupportedMedia
 from service.types import Operation
@@ -23,7 +24,11 @@ _Q = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
 FORM = "application/x-www-form-urlencoded"
 
+# Callers say the same few headers again and again; whoever varies them gains no more memory than this.
+CACHED_HEADERS = 64
 
+
+@lru_cache(CACHED_HEADERS)
 def readable(operation: Operation, content_type: str) -> str:
     """Return the media type that a Content-Type header says; none counts as JSON.
 
@@ -45,6 +50,7 @@ def readable(operation: Operation, content_type: str) -> str:
     raise UnsupportedMedia("unsupported_media_type", message)
 
 
+@lru_cache(CACHED_HEADERS)
 def accepted(accept_header: str | None) -> str:
     """Pick the media type of the answer: the one of the highest q, JSON where several share it.
 

@@ -174,7 +174,8 @@ CHOICES = {
 }
 
 _DEFAULTS = Options()
-_NO_OPTIONS = {"logits", "features", "labels", "class_weight", "sample_weight"}
+_TENSORS = {"logits", "features", "labels"}
+_NO_OPTIONS = _TENSORS | {"class_weight", "sample_weight"}
 
 
 def check_names(
@@ -188,9 +189,10 @@ def check_names(
         `unknown_field`, `missing_field`.
     """
     known = FIELDS[operation]
-    for name, in_path in zip(("model", "version"), named or (), strict=False):
-        if in_path is not None and name in names:
-            raise Invalid("unknown_field", "expected it once, and the path says it already", path=name)
+    if named is not None:
+        for name, in_path in zip(("model", "version"), named, strict=True):
+            if in_path is not None and name in names:
+                raise Invalid("unknown_field", "expected it once, and the path says it already", path=name)
     for name in names:
         if name not in known:
             raise Invalid("unknown_field", unknown_name(name, tuple(known)), path=name[:40])
@@ -238,6 +240,8 @@ def read_options(operation: Operation, fields: Mapping[str, Any]) -> Options:
         `option_type`, `unknown_option_value`, `unknown_reduction`, `temperature_range`,
         `label_smoothing_range`, `axis_range` (predict has its classes last), `ignore_index_with_dense`.
     """
+    if _TENSORS.issuperset(fields):
+        return _DEFAULTS
     known = FIELDS[operation]
     read: dict[str, Any] = {}
     for name, value in fields.items():

@@ -4,6 +4,7 @@ Only names are handled here; the scorer knows what they mean.
 """
 
 from collections.abc import Iterable
+from functools import cache
 
 from service.errors import Invalid
 from service.types import Operation
@@ -74,7 +75,8 @@ def choose_outputs(operation: Operation, options: Options, *, labelled: bool, na
         `unknown_output` for names of classes that nobody has named.
     """
     if options.outputs is None:
-        return tuple(_default(operation, options, labelled=labelled, named=named))
+        reduced, best = options.reduction != "none", options.top_k is not None
+        return _default(operation, reduced=reduced, best=best, labelled=labelled, named=named)
     for index, name in enumerate(options.outputs):
         if name in NEED_CLASS_NAMES and not named:
             message = f"{name} needs class_names, and none are known"
@@ -82,18 +84,19 @@ def choose_outputs(operation: Operation, options: Options, *, labelled: bool, na
     return options.outputs
 
 
-def _default(operation: Operation, options: Options, *, labelled: bool, named: bool) -> Iterable[str]:
-    losses = ["losses", "count"] if options.reduction == "none" else ["loss", "losses", "count"]
-    if operation == "loss":
-        yield from losses
-    else:
-        yield from ("probabilities", "classes")
+@cache
+def _default(
+    operation: Operation, *, reduced: bool, best: bool, labelled: bool, named: bool
+) -> tuple[str, ...]:
+    losses = ["loss", "losses", "count"] if reduced else ["losses", "count"]
+    outputs = losses if operation == "loss" else ["probabilities", "classes"]
     if named:
-        yield "predicted_names"
-    if options.top_k is not None:
-        yield from ("top_classes", "top_probabilities", *(("top_names",) if named else ()))
+        outputs = [*outputs, "predicted_names"]
+    if best:
+        outputs = [*outputs, "top_classes", "top_probabilities", *(["top_names"] if named else [])]
     if operation == "predict" and labelled:
-        yield from losses
+        outputs = [*outputs, *losses]
+    return tuple(outputs)
 
 
 def _listed(names: Iterable[str]) -> str:

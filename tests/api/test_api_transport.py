@@ -15,14 +15,16 @@ from service.api.transport import (
     Answer,
     Edge,
     Endpoint,
+    ErrorBody,
     Exchange,
     Message,
     Receive,
+    Route,
     Scope,
     Send,
     asgi,
 )
-from service.errors import Invalid, NotReady, Offence
+from service.errors import Invalid, NotReady, Offence, QueueFull, RequestError
 from service.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
@@ -32,11 +34,16 @@ class Wrapped:
     """One endpoint inside the edge, as an ASGI application."""
 
     def __init__(
-        self, endpoint: Endpoint, *, body_limit_bytes: int = 1000, request_timeout_s: float = 60
+        self,
+        endpoint: Endpoint,
+        *,
+        body_limit_bytes: int = 1000,
+        request_timeout_s: float = 60,
+        error_body: ErrorBody | None = None,
     ) -> None:
         self.metrics = Metrics()
         self.edge = Edge(self.metrics, body_limit_bytes=body_limit_bytes, request_timeout_s=request_timeout_s)
-        self.app = asgi(endpoint, "/things/{thing}")
+        self.app = asgi(Route("POST", "/things/{thing}", endpoint, error_body=error_body))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.edge(scope, receive, send, self.app)
@@ -283,3 +290,27 @@ async def test_an_error_after_the_answer_began_is_logged_and_sends_nothing_more(
     await wrapped(scope_of_a_request(), receive, send)
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert "after its answer had begun" in caplog.text
+
+
+async def test_a_dialect_writes_errors_in_its_own_form() -> None:
+    def error_body(error: RequestError) -> tuple[int, bytes, str]:
+        return 400, error.code.encode(), "text/plain"
+
+    wrapped = Wrapped(
+        raising(NotReady("not_ready", "soon", headers={"Retry-After": "1"})), error_body=error_body
+    )
+    answer = await wrapped.post()
+    assert (answer.status_code, answer.text) == (400, "not_ready")
+    assert answer.headers["content-type"] == "text/plain"
+    assert answer.headers["retry-after"] == "1"
+    assert wrapped.metrics.values["logitserve_errors"] == {("/things/{thing}", "not_ready"): 1}
+
+
+async def test_who_is_turned_away_is_counted_apart() -> None:
+    wrapped = Wrapped(raising(QueueFull("queue_full", "too many rows wait", headers={"Retry-After": "2"})))
+    answer = await wrapped.post()
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
+    assert wrapped.metrics.values["logitserve_rejected"] == {("queue_full",): 1}
+    refused = Wrapped(raising(Invalid("rank", "scalar", path="logits")))
+    await refused.post()
+    assert refused.metrics.values["logitserve_rejected"] == {}

@@ -56,10 +56,10 @@ def refused(operation: Operation, info: HeadInfo | None = None, **fields: Any) -
 
 def test_logits_of_json_are_float64_unless_float32_is_asked_for() -> None:
     request = softmax()
-    assert request == ScoreRequest(
-        "softmax", request.values, 1, np.dtype(np.float64), ("probabilities", "classes")
-    )
-    assert request.values.dtype == np.float64
+    assert (request.operation, request.axis, request.temperature, request.top_k) == ("softmax", 1, 1.0, None)
+    assert request.outputs == ("probabilities", "classes")
+    assert (request.labels, request.head, request.class_names) == (None, None, None)
+    assert request.values.dtype == request.dtype == np.float64
     assert request.values.tolist() == LOGITS
     rounded = softmax(dtype="float32")
     assert rounded.values.dtype == rounded.dtype == np.float32

@@ -1,6 +1,7 @@
 """Bytes -> one JSON object, strictly."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import Invalid, Malformed, RequestError
-from service.wire.json_reader import name_of, read_object
+from service.wire import json_reader, nested
+from service.wire.json_reader import HAS_SIMDJSON, MAX_PLAIN_FIELDS, SIMDJSON_BYTES, name_of, read_object
+from service.wire.limits import Limits
 
 DEPTH = 8
 
@@ -245,3 +248,214 @@ def test_values_are_named_in_jsons_words(value: object, name: str) -> None:
 @pytest.mark.parametrize("value", ["x" * 10_000, 10**4000, [0] * 10_000])
 def test_values_are_named_briefly(value: object) -> None:
     assert len(name_of(value)) < 60
+
+
+# The tensor that may come as an array
+
+needs_simdjson = pytest.mark.skipif(not HAS_SIMDJSON, reason="simdjson is not installed")
+
+LIMITS = Limits(1 << 20, 1 << 20, 1 << 20, DEPTH)
+BLANKS = b" " * SIMDJSON_BYTES  # behind a body, they make it long enough for simdjson
+
+
+def tensor_of(body: bytes, depth: int = DEPTH) -> Any:
+    return read_object(body + BLANKS, depth, tensor="x")["x"]
+
+
+@needs_simdjson
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1, 2.5, -3e-7],
+        [[1, 2.5], [3, -0.0]],
+        [[1], [2], [3]],
+        [[0.5] * 700] * 20,
+        [2**53 + 1, 2**63 + 1025, 2**64 - 1, -(2**63)],
+        [[5e-324, 2.2250738585072011e-308], [1.7976931348623157e308, 0.1]],
+    ],
+)
+def test_a_plain_tensor_comes_as_an_array_of_the_same_numbers(value: list[float]) -> None:
+    array = tensor_of(json.dumps({"x": value}).encode())
+    assert isinstance(array, np.ndarray)
+    np.testing.assert_array_equal(array, np.array(value, np.float64), strict=True)
+    assert array.flags.c_contiguous
+
+
+@needs_simdjson
+def test_the_other_fields_stay_and_all_keep_their_order() -> None:
+    fields = {"b": [1, 2], "x": [[1, 2], [3, 4]], "a": "x[", "c": [["[", None], []], "d": 2.5, "e": True}
+    read = read_object(json.dumps(fields).encode() + BLANKS, DEPTH, tensor="x")
+    assert list(read) == list(fields)
+    assert isinstance(read["x"], np.ndarray)
+    assert {**read, "x": fields["x"]} == fields
+
+
+def test_short_bodies_and_other_fields_come_as_lists() -> None:
+    assert read_object(b'{"x": [1, 2]}', DEPTH, tensor="x") == {"x": [1, 2]}
+    assert read_object(b'{"y": [1, 2]}' + BLANKS, DEPTH, tensor="x") == {"y": [1, 2]}
+    assert read_object(b'{"x": [1, 2]}' + BLANKS, DEPTH) == {"x": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        3,
+        "x",
+        None,
+        {},
+        {"a": 1},
+        [],
+        [[[1, 2]], [[3, 4]]],
+        [[1, [2]], [3, 4]],
+        [[1, 2], [3]],
+        [[1, 2], 3],
+        [1, [2, 3]],
+        [[1, 2], [[3, 4]]],
+        [[1, 2], {}],
+        [{}],
+        ["-Infinity", 1],
+        [[1, True]],
+        [[None, 1]],
+        [2**64, 1],
+    ],
+)
+def test_what_is_no_plain_tensor_comes_as_it_is(value: object) -> None:
+    read = read_object(json.dumps({"x": value}).encode() + BLANKS, DEPTH, tensor="x")
+    assert read == {"x": value}
+    assert not isinstance(read["x"], np.ndarray)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"x": [1, 2], "a": "\\u005b"}',
+        b'{"x": [[1, [2]], [3, 4]], "a": "\\u005b"}',
+        b'{"x": [1, 2], "a": ":"}',
+        b'{"x": [1, 2], "a": {"b": 1}}',
+        b'{"x": [1, 2], "a": {}}',
+        b'{"x": [1, 2], "[": 1}',
+        b'{"x": [1, [2]], "a": "]"}',
+        b'{"a": [3], "x\\u0000": [1, 2], "x": [4, 5]}',
+        b' {"x": [1, 2]}',
+    ],
+)
+def test_what_could_hide_the_nesting_is_left_to_orjson(body: bytes) -> None:
+    assert read_object(body + BLANKS, DEPTH, tensor="x") == json.loads(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"x": [1], "x": [2]}',
+        b'{"x": [[1, 2], [3, 4]], "a": 1, "a": 1}',
+        b'\xef\xbb\xbf{"x": [1]}',
+        b'{"x": [1e400]}',
+        b'{"x": [1, 2}',
+        b'{"x": [1, 2]} {}',
+        b'{"x": [1, 2], "a": "\xff"}',
+        b'{"x": [01]}',
+        b'{"x": [NaN]}',
+    ],
+)
+def test_what_is_malformed_stays_so_however_long(body: bytes) -> None:
+    assert code_of(body + BLANKS) == "malformed_json"
+    with pytest.raises(Malformed):
+        read_object(body + BLANKS, DEPTH, tensor="x")
+
+
+@pytest.mark.parametrize(
+    ("body", "depth"),
+    [(b'{"x": [1]}', 2), (b'{"x": [[1]]}', 3), (b'{"x": [[1]], "a": [[[]], [[]]]}', 4), (b'{"x": [1]}', 3)],
+)
+def test_nesting_has_one_limit_for_either_reader(body: bytes, depth: int) -> None:
+    assert np.array_equal(np.ravel(tensor_of(body, depth)), [1])
+    with pytest.raises(Malformed, match="levels of nesting"):
+        tensor_of(body.replace(b"1", b"[" * depth + b"]" * depth), depth)
+
+
+def test_more_fields_than_any_operation_has_are_read_all_the_same() -> None:
+    fields: dict[str, object] = {f"a{index}": index for index in range(MAX_PLAIN_FIELDS + 1)}
+    fields["x"] = [1, 2]
+    assert read_object(json.dumps(fields).encode() + BLANKS, DEPTH, tensor="x") == fields
+
+
+NUMBERS = st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**70), 2**70))
+ROWS = st.integers(1, 3).flatmap(
+    lambda length: st.lists(st.lists(NUMBERS, min_size=length, max_size=length), min_size=1, max_size=3)
+)
+BODIES = st.fixed_dictionaries(
+    {"x": ROWS | st.lists(NUMBERS, min_size=1, max_size=4)},
+    optional={
+        "a": st.text(max_size=3),
+        "labels": st.lists(st.integers(0, 9), max_size=3),
+        "ü": st.none() | NUMBERS,
+    },
+).map(lambda fields: json.dumps(fields, ensure_ascii=False).encode())
+MUTATIONS = st.lists(
+    st.tuples(
+        st.integers(0, 10_000),
+        st.integers(0, 2),
+        st.sampled_from([b"[", b"]", b"{", b"}", b",", b":", b'"', b"\\", b"-", b"1", b".", b"e9", b"e-400", b"0",
+                         b"true", b"null", b'"NaN"', b"[]", b"[1]", b"{}", b'"x":', b"\x00", b"\xff", b" ", b""]),
+    ),
+    max_size=3,
+)  # fmt: skip
+
+
+def verdict(body: bytes, tensor: str | None) -> object:
+    """What becomes of the tensor: its bits and the other fields, or status, code and path."""
+    try:
+        fields = read_object(body + BLANKS, DEPTH, tensor=tensor)
+        array = fields.pop("x", None)
+        if not isinstance(array, np.ndarray):
+            array = nested.read_floats(array, LIMITS, path="x", code="logits_type")
+    except RequestError as error:
+        return error.status, error.code, error.offences
+    return array.shape, array.tobytes(), list(fields.items())
+
+
+@needs_simdjson
+@given(BODIES, MUTATIONS)
+def test_either_reader_gives_the_same_array_or_the_same_error(
+    body: bytes, mutations: list[tuple[int, int, bytes]]
+) -> None:
+    for place, removed, inserted in mutations:
+        start = place % (len(body) + 1)
+        body = body[:start] + inserted + body[start + removed :]
+    assert verdict(body, "x") == verdict(body, None)
+
+
+@needs_simdjson
+@given(ROWS)
+def test_plain_rows_never_take_the_slow_way(rows: list[list[float]]) -> None:
+    if all(-(2**63) <= number < 2**64 for row in rows for number in row if isinstance(number, int)):
+        assert isinstance(tensor_of(json.dumps({"x": rows}).encode()), np.ndarray)
+
+
+@pytest.mark.parametrize("length", [json_reader.NUMPY_COUNTS_BYTES - 1, json_reader.NUMPY_COUNTS_BYTES])
+def test_colons_and_brackets_are_counted_in_bodies_of_any_length(length: int) -> None:
+    twice = b'{"x": [1], "x": [1]}'
+    assert code_of(twice + b" " * (length - len(twice))) == "malformed_json"
+    deep = nest(DEPTH + 1)
+    assert code_of(deep + b" " * (length - len(deep))) == "malformed_json"
+    deep = nest(DEPTH)
+    assert outcome(deep + b" " * (length - len(deep)), DEPTH) == "read"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": {"b": 1, "b": 2}}',
+        b'{"a": [{"b": 1}, {"b": 1, "b": 2}]}',
+        b'{"a": [1, {"b": 1, "b": 2}]}',
+        b'{"a": [{"b": {"c": [[1]], "c": 2}}]}',
+    ],
+)
+def test_a_key_twice_is_found_at_any_depth(body: bytes) -> None:
+    with pytest.raises(Malformed, match="twice"):
+        read_object(body, 32)
+
+
+@pytest.mark.parametrize("body", [b'{"a": [{"b": 1}, {"b": 1}], "c": {"a": {}}}', b'{"a": [1, {"b": ":"}]}'])
+def test_the_same_key_in_two_objects_is_no_key_twice(body: bytes) -> None:
+    assert read_object(body, 32) == json.loads(body)

@@ -4,6 +4,7 @@ import io
 import json
 import math
 from dataclasses import fields as fields_of
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -89,6 +90,33 @@ def test_a_json_body_is_a_request() -> None:
 @pytest.mark.parametrize("media_type", ["", "application/json; charset=utf-8"])
 def test_json_is_what_nobody_said_otherwise(media_type: str) -> None:
     assert decode("softmax", b'{"logits": [1, 2]}', media_type).axis == 0
+
+
+@pytest.mark.parametrize("rows", [1, 100])  # as lists, and where simdjson is installed as an array
+@pytest.mark.parametrize("operation", get_args(Operation))
+def test_few_and_many_rows_are_the_same_request(operation: Operation, rows: int) -> None:
+    name, width = ("features", HEAD.num_features) if operation == "predict" else ("logits", HEAD.num_classes)
+    tensor = np.random.default_rng(rows).normal(size=(rows, width))
+    fields = {"labels": [1] * rows, name: tensor.tolist()} if operation == "loss" else {name: tensor.tolist()}
+    request = decode(operation, json.dumps(fields).encode())
+    expected = tensor.astype(HEAD.dtype) if operation == "predict" else tensor
+    np.testing.assert_array_equal(request.values, expected, strict=True)
+    assert request.values.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("rows", "code", "path"),
+    [
+        ([[0.1] * 3] * 300 + [[0.1] * 2], "ragged", "logits[300]"),
+        ([[0.1] * 3] * 300 + [[0.1, None, 0.1]], "logits_type", "logits[300][1]"),
+        ([[0.1] * 3] * 300 + [[0.1, "Infinity", 0.1]], "non_finite_logits", "logits[300][1]"),
+        ([[0.1] * 3] * 300 + [["-Infinity"] * 3], "row_all_masked", "logits[300]"),
+        ([[0.1] * 3] * 1001, "rows_too_many", "logits"),
+        ([[0.1] * 11] * 1000, "elements_too_many", "logits"),
+    ],
+)
+def test_mistakes_among_many_rows_are_named_by_their_place(rows: list[Any], code: str, path: str) -> None:
+    assert refused("softmax", json.dumps({"logits": rows}).encode(), JSON) == (code, path)
 
 
 def test_the_options_of_a_json_request_are_in_its_body() -> None:
@@ -374,6 +402,44 @@ def test_infinities_are_words_and_their_neighbours_keep_their_digits(dtype: type
 def test_null_is_the_mean_of_nothing_and_nothing_else() -> None:
     assert native.encode(result(loss=None, count=0), JSON) == b'{"loss":null,"count":0}'
     assert b"null" not in native.encode(result(entropy=np.array([np.nan]), loss=math.nan), JSON)
+
+
+@pytest.mark.parametrize("rows", [1, native.SCANNED_BYTES])  # either side of how non-finite ones are found
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
+def test_one_number_among_many_that_is_not_finite_is_a_word(rows: int, number: float) -> None:
+    losses: np.ndarray[Any, Any] = np.full(rows + 1, 0.5, np.float32)
+    losses[-1] = number
+    written = orjson.loads(native.encode(result(count=rows, losses=losses, loss=0.5), JSON))
+    word = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}[str(number)]
+    assert written == {"count": rows, "losses": [0.5] * rows + [word], "loss": 0.5}
+
+
+@pytest.mark.parametrize("rows", [1, native.SCANNED_BYTES])
+@pytest.mark.parametrize("loss", [np.array(np.inf, np.float32), np.float32(np.inf), math.inf])
+def test_a_single_infinity_is_a_word_beside_few_and_many_numbers(rows: int, loss: Any) -> None:
+    written = orjson.loads(native.encode(result(loss=loss, losses=np.zeros(rows), count=None), JSON))
+    assert written == {"loss": "Infinity", "losses": [0.0] * rows, "count": None}
+
+
+def test_a_name_that_reads_null_is_a_name() -> None:
+    head = replace(HEAD, model="null")
+    body = native.encode(
+        result(head, predicted_names=["null", "b"], losses=np.array([0.1], np.float32)), JSON
+    )
+    assert body == b'{"model":"null","version":"3","predicted_names":["null","b"],"losses":[0.1]}'
+
+
+def test_contributions_may_be_infinite_too() -> None:
+    outputs: dict[str, Output] = {
+        "contributions.features": np.array([[3]]),
+        "contributions.values": np.array([[np.inf]]),
+    }
+    body = native.encode(ScoreResult(outputs, 1), JSON)
+    assert body == b'{"contributions":{"features":[[3]],"values":[["Infinity"]]}}'
+
+
+def test_names_in_an_array_are_written() -> None:
+    assert native.encode(result(top_names=np.array([["a", "b"]])), JSON) == b'{"top_names":[["a","b"]]}'
 
 
 def test_scalars_names_and_any_layout_are_written() -> None:

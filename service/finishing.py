@@ -1,0 +1,136 @@
+"""The finishing step: logits and labels -> the outputs that were asked for, and nothing else.
+
+The one place where logits become probabilities and a loss is taken. Pure: where the logits come from, and
+when this runs, is not known here.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import MAX_OFFENCES, Invalid, Offence
+from service.heads.repository import Head
+from service.numeric import losses, softmax
+from service.types import FloatArray, Labels, Output, ScoreRequest
+
+
+def finish(request: ScoreRequest, raw_logits: FloatArray, head: Head | None = None) -> dict[str, Output]:
+    """Make the outputs that `request` names, in its order.
+
+    Raises `Invalid` with `infinite_loss`, or `not_linear` where the head cannot say what contributed.
+    """
+    step = _Finish(request, raw_logits, head)
+    outputs: dict[str, Output] = {}
+    for name in request.outputs:
+        if name == "contributions":
+            outputs["contributions.features"], outputs["contributions.values"] = step.contributions
+        else:
+            outputs[name] = OUTPUTS[name](step)
+    return outputs
+
+
+def names_of(request: ScoreRequest, classes: NDArray[np.int64]) -> Output:
+    """Name classes of any shape, as nested lists."""
+    names: Output = np.asarray(request.class_names, dtype=np.str_)[classes].tolist()
+    return names
+
+
+class _Finish:
+    """One request's logits and what is made of them, each intermediate once, when an output first asks.
+
+    Parameters
+    ----------
+    request : ScoreRequest
+    raw_logits : float array […, num_classes, …]
+        The request's own logits, or the head's output in the head's dtype.
+    head : Head or None
+        What explains its own logits.
+    """
+
+    def __init__(self, request: ScoreRequest, raw_logits: FloatArray, head: Head | None) -> None:
+        self.request = request
+        self.raw_logits = raw_logits
+        self._head = head
+
+    @cached_property
+    def logits(self) -> FloatArray:
+        return cast("FloatArray", self.raw_logits.astype(self.request.dtype, copy=False))
+
+    @cached_property
+    def normalised(self) -> softmax.Normalised:
+        return softmax.normalise(self.logits, self.request.axis, self.request.temperature)
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        return self.normalised.classes
+
+    @cached_property
+    def top_classes(self) -> NDArray[np.int64]:
+        return softmax.top_k(self.logits, self.request.top_k or 1, self.request.axis)
+
+    @property
+    def labels(self) -> Labels:
+        assert self.request.labels is not None  # noqa: S101 - assemble refuses these outputs without labels
+        return self.request.labels
+
+    @cached_property
+    def losses(self) -> losses.Losses:
+        found = losses.losses_of(self.normalised, self.labels)
+        self._refuse_infinite("losses", found.losses)
+        if found.loss is not None:
+            self._refuse_infinite("loss", np.asarray(found.loss))
+        return found
+
+    @cached_property
+    def gradient(self) -> FloatArray:
+        gradient = losses.gradient(self.normalised, self.labels)
+        self._refuse_infinite("gradient", gradient)
+        return gradient
+
+    @cached_property
+    def contributions(self) -> tuple[NDArray[np.int64], FloatArray]:
+        assert self._head is not None  # noqa: S101 - assemble lets only heads have this output
+        request = self.request
+        return self._head.contributions(request.values, self.classes, request.top_contributions)
+
+    def names(self, classes: NDArray[np.int64]) -> Output:
+        return names_of(self.request, classes)
+
+    def _refuse_infinite(self, name: str, values: NDArray[np.generic]) -> None:
+        if self.labels.non_finite == "string" or np.isfinite(values).all():
+            return
+        message = (
+            "expected a finite loss, got infinity: a label has weight on a class whose probability is 0; "
+            'with "non_finite": "string" the answer has the string "Infinity" there'
+        )
+        places = np.argwhere(~np.isfinite(values))[:MAX_OFFENCES].tolist()
+        offences = [Offence(name + "".join(f"[{i}]" for i in place), message) for place in places]
+        raise Invalid("infinite_loss", message, offences=offences)
+
+
+OUTPUTS: dict[str, Callable[[_Finish], Output]] = {
+    "probabilities": lambda f: f.normalised.probabilities(),
+    "log_probabilities": lambda f: f.normalised.log_probabilities(),
+    "classes": lambda f: f.classes,
+    "predicted_names": lambda f: f.names(f.classes),
+    "one_hot": lambda f: softmax.one_hot(
+        f.classes, f.logits.shape[f.request.axis], f.request.axis, f.request.dtype
+    ),
+    "entropy": lambda f: f.normalised.entropy(),
+    "top_classes": lambda f: f.top_classes,
+    "top_probabilities": lambda f: np.take_along_axis(
+        f.normalised.probabilities(), f.top_classes, f.request.axis
+    ),
+    "top_names": lambda f: f.names(f.top_classes),
+    # An array, so that float32 is written with float32's digits, as its losses are.
+    "loss": lambda f: None if f.losses.loss is None else np.asarray(f.losses.loss, f.request.dtype),
+    "losses": lambda f: f.losses.losses,
+    "count": lambda f: f.losses.count,
+    "accuracy": lambda f: losses.accuracy(f.normalised, f.labels),
+    "brier": lambda f: losses.brier(f.normalised, f.labels),
+    "gradient": lambda f: f.gradient,
+    "logits": lambda f: f.raw_logits,
+}

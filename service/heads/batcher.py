@@ -1,0 +1,217 @@
+"""Rows in, rows out, over any function: what waits runs together.
+
+A batch is what arrived in one turn of the event loop, or while the function was busy: an idle function answers
+at once, and under load the batches grow by themselves. Every waiter is answered on its own: one that is
+cancelled, late or at fault harms nobody else. It knows no model, no label and no HTTP.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import DeadlineExceeded, QueueFull
+
+Rows: TypeAlias = NDArray[Any]
+# Gets rows [n, …], returns arrays with n rows each.
+Function: TypeAlias = Callable[[Rows], tuple[Rows, ...]]
+
+# How fast the measured drain rate follows a change: the last ten or so batches count.
+RATE_WEIGHT = 0.1
+
+
+class Batched(NamedTuple):
+    """A waiter's own rows of what the function returned, how many ran with them, and where the time went."""
+
+    arrays: tuple[Rows, ...]
+    batch_rows: int
+    seconds_queued: float
+    seconds_running: float
+
+
+@dataclass(slots=True)
+class _Waiter:
+    rows: Rows
+    answer: asyncio.Future[Batched]
+    deadline_s: float
+    entered_s: float
+
+
+class Batcher:
+    """Batches calls of one function; lives on one event loop.
+
+    Parameters
+    ----------
+    function : callable
+        Called with stacked rows, never twice at a time.
+    inline_rows : int
+        Up to so many rows run on the event loop; more leave it for a thread.
+    max_batch_rows : int
+        More rows do not run at once; a single larger submission runs in pieces.
+    max_queue_rows : int
+        More rows do not wait; who comes then is refused with `QueueFull`.
+    delay_s : float
+        How long the first row waits for others; 0 waits for nobody.
+    observe : callable
+        Hears how many rows ran together, each time some did.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        *,
+        inline_rows: int,
+        max_batch_rows: int,
+        max_queue_rows: int,
+        delay_s: float = 0.0,
+        observe: Callable[[int], None] = lambda _rows: None,
+    ) -> None:
+        self._function = function
+        self._observe = observe
+        self._inline_rows = inline_rows
+        self._max_batch_rows = max_batch_rows
+        self._max_queue_rows = max_queue_rows
+        self._delay_s = delay_s
+        self._waiting: deque[_Waiter] = deque()
+        self._scheduled = False
+        self._busy = False
+        self._thread: ThreadPoolExecutor | None = None
+        self._rows_per_s = 0.0
+        self.queue_rows = 0
+
+    async def submit(self, rows: Rows, deadline_s: float = math.inf) -> Batched:
+        """Run rows [n, …] together with whatever else waits.
+
+        `deadline_s` is on the clock of `time.monotonic`; rows whose deadline has passed are dropped before they
+        are run, with `DeadlineExceeded`. What the function raises is raised here, if it does so for these rows
+        alone.
+        """
+        if self.queue_rows and self.queue_rows + len(rows) > self._max_queue_rows:
+            raise self._refusal(len(rows))
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(rows, loop.create_future(), deadline_s, time.monotonic())
+        self._waiting.append(waiter)
+        self.queue_rows += len(rows)
+        if not self._scheduled and not self._busy:
+            self._schedule(loop)
+        return await waiter.answer
+
+    def close(self) -> None:
+        """End the thread; whoever waits gets an answer first."""
+        if self._thread:
+            self._thread.shutdown()
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._scheduled = True
+        if self._delay_s:
+            due_s = self._waiting[0].entered_s + self._delay_s - time.monotonic()
+            loop.call_later(max(0.0, due_s), self._turn, loop)
+        else:
+            loop.call_soon(self._turn, loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._scheduled = False
+        batch = self._take()
+        if not batch:
+            return
+        begun_s = time.monotonic()
+        rows = sum(len(waiter.rows) for waiter in batch)
+        if rows <= self._inline_rows:
+            self._deliver(batch, begun_s, self._run(batch))
+            if self._waiting:
+                self._schedule(loop)
+            return
+        self._busy = True
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="batch")
+        running = loop.run_in_executor(self._thread, self._run, batch)
+        running.add_done_callback(lambda done: self._finish(loop, batch, begun_s, done.result()))
+
+    def _finish(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[_Waiter],
+        begun_s: float,
+        answers: list[tuple[Rows, ...] | Exception],
+    ) -> None:
+        self._busy = False
+        self._deliver(batch, begun_s, answers)
+        if self._waiting:
+            self._schedule(loop)
+
+    def _take(self) -> list[_Waiter]:
+        """Take what fits into one batch, one waiter at least; who is gone or late is dropped on the way."""
+        batch: list[_Waiter] = []
+        rows = 0
+        now_s = time.monotonic()
+        while self._waiting:
+            waiter = self._waiting[0]
+            if batch and rows + len(waiter.rows) > self._max_batch_rows:
+                break
+            self._waiting.popleft()
+            self.queue_rows -= len(waiter.rows)
+            if waiter.answer.done():
+                continue
+            if now_s > waiter.deadline_s:
+                message = "the time allowed passed while the rows waited"
+                waiter.answer.set_exception(DeadlineExceeded("deadline", message))
+                continue
+            batch.append(waiter)
+            rows += len(waiter.rows)
+        return batch
+
+    def _run(self, batch: list[_Waiter]) -> list[tuple[Rows, ...] | Exception]:
+        """Return each waiter's answer; a batch that fails runs again one by one, so that only its cause fails."""
+        if len(batch) == 1:
+            try:
+                return [self._run_pieces(batch[0].rows)]
+            except Exception as error:  # noqa: BLE001 - it is raised again where it belongs, in submit
+                return [error]
+        try:
+            arrays = self._function(np.concatenate([waiter.rows for waiter in batch]))
+        except Exception:  # noqa: BLE001 - see above
+            return [answer for waiter in batch for answer in self._run([waiter])]
+        answers: list[tuple[Rows, ...] | Exception] = []
+        start = 0
+        for waiter in batch:
+            stop = start + len(waiter.rows)
+            answers.append(tuple(array[start:stop] for array in arrays))
+            start = stop
+        return answers
+
+    def _run_pieces(self, rows: Rows) -> tuple[Rows, ...]:
+        step = self._max_batch_rows
+        if len(rows) <= step:
+            return self._function(rows)
+        pieces = [self._function(rows[start : start + step]) for start in range(0, len(rows), step)]
+        return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
+
+    def _deliver(
+        self, batch: list[_Waiter], begun_s: float, answers: list[tuple[Rows, ...] | Exception]
+    ) -> None:
+        running_s = time.monotonic() - begun_s
+        rows = sum(len(waiter.rows) for waiter in batch)
+        self._observe(rows)
+        rate = rows / max(running_s, 1e-9)
+        self._rows_per_s += RATE_WEIGHT * (rate - self._rows_per_s) if self._rows_per_s else rate
+        for waiter, answer in zip(batch, answers, strict=True):
+            if waiter.answer.done():
+                continue  # cancelled while it ran
+            if isinstance(answer, Exception):
+                waiter.answer.set_exception(answer)
+            else:
+                waiter.answer.set_result(Batched(answer, rows, begun_s - waiter.entered_s, running_s))
+
+    def _refusal(self, rows: int) -> QueueFull:
+        after_s = math.ceil(self.queue_rows / self._rows_per_s) if self._rows_per_s else 1
+        message = (
+            f"expected at most {self._max_queue_rows} rows waiting (LOGITSERVE_QUEUE_ROWS_LIMIT), "
+            f"got {rows} beside {self.queue_rows}"
+        )
+        return QueueFull("queue_full", message, headers={"Retry-After": str(max(1, after_s))})

@@ -1,0 +1,368 @@
+"""The Open Inference Protocol V2 over HTTP, seen from the server and from the client.
+
+A body is JSON, and behind it the raw bytes of the tensors that the JSON describes but does not hold. How
+tensors are laid out is known to `tensors`, and what they and the options mean to `fields`. Of HTTP only one
+header is known here: the length of the JSON part, without which a body cannot be read.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from service.errors import Invalid, Malformed, NotFound
+from service.types import HeadInfo, Operation, Output, ScoreRequest, ScoreResult
+from service.wire import tensors
+from service.wire.fields import HeadOf, assemble
+from service.wire.json_reader import name_of, read_object
+from service.wire.limits import Limits, check_elements
+from service.wire.options import FIELDS, unknown_name
+from service.wire.tensors import DATATYPES, Body, write
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+
+# The models that need no head; a head of the same name is reached by the native routes.
+OPERATIONS: dict[str, Operation] = {"softmax": "softmax", "loss": "loss"}
+
+# What may be sent as a tensor, and the error of one that holds something else.
+_TYPE_CODES = {
+    "features": "features_type",
+    "logits": "logits_type",
+    "labels": "labels_type",
+    "class_weight": "class_weight_value",
+    "sample_weight": "sample_weight_value",
+}
+# What the protocol or the path says already, so that it is no option here.
+_NO_OPTIONS = {*_TYPE_CODES, "model", "version", "outputs"}
+# The protocol's own words that change no number: they are read over.
+_RESERVED = {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"}
+# These would change what an output is: to read over them would be to answer something else.
+_UNSUPPORTED = ("classification", "shared_memory_region")
+_NO_TENSORS = {"predicted_names", "top_names", "contributions"}
+
+# Unasked, a model answers all the outputs that it names as its own: the protocol says so.
+_DEFAULTS: dict[Operation, tuple[str, ...]] = {
+    "softmax": ("probabilities", "classes", "log_probabilities"),
+    "loss": ("loss", "losses", "count"),
+    "predict": ("probabilities", "classes", "log_probabilities", "logits"),
+}
+
+# So many JSON parts of at most so many bytes are remembered: a few MB at worst.
+_REMEMBERED, _REMEMBERED_BYTES = 128, 2048
+
+# Checking raw numbers costs so much less than parsing as many bytes of text.
+_RAW_BYTES_PER_JSON_BYTE = 16
+
+# What a client reads comes from the server that it chose to ask.
+_UNLIMITED = Limits(sys.maxsize, sys.maxsize, sys.maxsize, sys.maxsize)
+
+_KINDS = {str: "a string", bool: "true or false", int: "an integer", list: "a list", dict: "an object"}
+
+
+class Inference(NamedTuple):
+    """One request of the protocol: what to score, and how the answer is to look.
+
+    `model` and `id` are echoed; `binary` are the outputs to be answered as raw bytes.
+    """
+
+    request: ScoreRequest
+    model: str
+    id: str | None = None
+    binary: frozenset[str] = frozenset()
+
+
+class _Input(NamedTuple):
+    """A tensor as the JSON describes it; `size_bytes` are behind the JSON, or else `data` are in it."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    size_bytes: int | None
+    data: Any
+
+
+class _Asked(NamedTuple):
+    """What the JSON part says; `outputs` says of each whether as raw bytes, `all_binary` of those unlisted."""
+
+    inputs: tuple[_Input, ...]
+    options: dict[str, Any]
+    outputs: dict[str, bool]
+    all_binary: bool
+    id: str | None
+
+
+# What a body without JSON asks for.
+_BARE = _Asked((), {}, {}, all_binary=True, id=None)
+
+
+def decode(
+    body: bytes, json_length: str | None, *, model: str, version: str | None, limits: Limits, head_of: HeadOf
+) -> Inference:
+    """Read one request.
+
+    Parameters
+    ----------
+    body : bytes
+        Already decompressed.
+    json_length : str or None
+        The header `JSON_LENGTH`: none where all is JSON, "0" where the body is the bare features of a head,
+        as many rows as the bytes make.
+    model, version : str, str or None
+        What the path says; "softmax" and "loss" are the operations on bare logits.
+    limits, head_of
+        As in `fields.assemble`.
+
+    Raises
+    ------
+    RequestError
+        The first fault: of the bytes, of the protocol, then in the order of `fields.assemble`.
+    """
+    operation = OPERATIONS.get(model, "predict")
+    if operation != "predict" and version is not None:
+        raise NotFound("unknown_version", f"{model} is an operation, which has no versions", path="version")
+    if json_length == "0":
+        head = head_of(model, version) if operation == "predict" else None
+        asked = _BARE
+        fields: dict[str, Any] = {"features": _read_bare(body, head)}
+    else:
+        json_bytes = _read_length(json_length, len(body))
+        # Clients of raw tensors send the same JSON again and again, and all but the tensors depends on it alone.
+        known = json_length is not None and json_bytes <= _REMEMBERED_BYTES
+        asked = (_remembered if known else _read_json)(body[:json_bytes], operation, limits)
+        fields = _read_tensors(asked.inputs, body, json_bytes, limits)
+    fields |= asked.options
+    fields["outputs"] = list(asked.outputs or _default_outputs(operation, fields))
+    named = (model, version) if operation == "predict" else None
+    request = assemble(operation, fields, limits=limits, head_of=head_of, named=named)
+    binary = frozenset(name for name in request.outputs if asked.outputs.get(name, asked.all_binary))
+    return Inference(request, model, asked.id, binary)
+
+
+def decode_cost(body: bytes, json_length: str | None) -> int:
+    """Say what `decode` costs, in bytes of JSON: raw tensors are not parsed, only checked."""
+    if json_length is None or not (json_length.isascii() and json_length.isdecimal()):
+        return len(body)
+    json_bytes = int(min(float(json_length), len(body)))
+    return json_bytes + (len(body) - json_bytes) // _RAW_BYTES_PER_JSON_BYTE
+
+
+def encode(asked: Inference, result: ScoreResult) -> Body:
+    """Write one answer; the mean of nothing is a tensor of nothing."""
+    said: dict[str, Any] = {"model_name": asked.model}
+    if result.head is not None:
+        said["model_version"] = result.head.version
+    if asked.id is not None:
+        said["id"] = asked.id
+    arrays = {name: _as_tensor(value, asked.request) for name, value in result.outputs.items()}
+    return write(said, "outputs", arrays, asked.binary)
+
+
+def encode_request(
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    outputs: Sequence[str] = (),
+    parameters: Mapping[str, Any] | None = None,
+    request_id: str | None = None,
+    binary: bool = True,
+) -> Body:
+    """Write a request: what `decode` reads.
+
+    Parameters
+    ----------
+    inputs : mapping of name to float32, float64 or int64 array
+    outputs : sequence of str
+        What to answer; all that the model has where empty.
+    parameters : mapping of option to value, or None
+    request_id : str or None
+        Echoed in the answer.
+    binary : bool
+        Whether tensors travel as raw bytes, there and back.
+    """
+    said: dict[str, Any] = {} if request_id is None else {"id": request_id}
+    said["parameters"] = {"binary_data_output": binary, **(parameters or {})}
+    if outputs:
+        said["outputs"] = [{"name": name} for name in outputs]
+    return write(said, "inputs", inputs, frozenset(inputs if binary else ()), all_digits=True)
+
+
+def decode_result(body: bytes, json_length: str | None) -> dict[str, NDArray[Any]]:
+    """Read an answer: what `encode` wrote; raw tensors stay where they are in `body`."""
+    offset = len(body) if json_length is None else int(json_length)
+    found: dict[str, NDArray[Any]] = {}
+    for output in orjson.loads(body[:offset])["outputs"]:
+        name, dtype, shape = output["name"], DATATYPES[output["datatype"]], tuple(output["shape"])
+        if "data" in output:
+            found[name] = tensors.read_data(
+                output["data"], dtype, shape, _UNLIMITED, name=name, code="logits_type"
+            )
+        else:
+            found[name] = tensors.view(body, dtype, shape, offset)
+            offset += found[name].nbytes
+    return found
+
+
+def _read_length(json_length: str | None, body_bytes: int) -> int:
+    if json_length is None:
+        return body_bytes
+    # int would take signs, spaces and underscores too, and refuse 5,000 digits in words of its own
+    if json_length.isascii() and json_length.isdecimal() and len(json_length) < 20:
+        length = int(json_length)
+        if length <= body_bytes:
+            return length
+    message = f"expected the length of the JSON part, at most {body_bytes}, got {json_length[:20]!r}"
+    raise Malformed("malformed_tensor", message, path=JSON_LENGTH)
+
+
+def _read_bare(body: bytes, head: HeadInfo | None) -> NDArray[Any]:
+    if head is None:
+        message = "expected JSON before the tensors: bare bytes do not say how many classes there are"
+        raise Malformed("malformed_tensor", message, path=JSON_LENGTH)
+    row_bytes = head.num_features * head.dtype.itemsize
+    rows, rest_bytes = divmod(len(body), row_bytes)
+    if rest_bytes:
+        message = f"expected rows of {row_bytes} bytes ({head.num_features} {head.dtype}), got {len(body)}"
+        raise Malformed("malformed_tensor", message, path="features")
+    return tensors.view(body, head.dtype.newbyteorder("<"), (rows, head.num_features), 0)
+
+
+def _read_json(text: bytes, operation: Operation, limits: Limits) -> _Asked:
+    said = read_object(text, limits.json_depth)
+    inputs = tuple(_read_inputs(operation, said, limits))
+    parameters = _member(said, "parameters", dict) or {}
+    all_binary = bool(_member(parameters, "binary_data_output", bool, "parameters."))
+    options = _read_options(operation, parameters)
+    outputs = _read_outputs(said, all_binary=all_binary)
+    return _Asked(inputs, options, outputs, all_binary, _member(said, "id", str))
+
+
+_remembered = lru_cache(_REMEMBERED)(_read_json)
+
+
+def _read_inputs(operation: Operation, said: Mapping[str, Any], limits: Limits) -> Iterator[_Input]:
+    names: set[str] = set()
+    for place, entry in _entries(said, "inputs"):
+        name = _required(entry, "name", str, place)
+        if name not in _TYPE_CODES or name not in FIELDS[operation]:
+            known = [known for known in _TYPE_CODES if known in FIELDS[operation]]
+            raise Invalid("unknown_field", unknown_name(name, known), path=f"{place}name")
+        if name in names:
+            raise Invalid("unknown_field", f"expected {name!r} once", path=f"{place}name")
+        names.add(name)
+        dtype, shape = _read_description(entry, place)
+        check_elements(shape, limits, path=name)
+        parameters = _member(entry, "parameters", dict, place) or {}
+        size_bytes = _member(parameters, "binary_data_size", int, f"{place}parameters.")
+        if (entry.get("data") is None) == (size_bytes is None):
+            message = "expected exactly one of data and parameters.binary_data_size"
+            raise Invalid("missing_field", message, path=f"{place}data")
+        expected_bytes = math.prod(shape) * dtype.itemsize
+        if size_bytes not in {None, expected_bytes}:
+            message = f"expected binary_data_size {expected_bytes} by datatype and shape, got {size_bytes}"
+            raise Malformed("malformed_tensor", message, path=name)
+        yield _Input(name, dtype, shape, size_bytes, entry.get("data"))
+
+
+def _read_tensors(inputs: Iterable[_Input], body: bytes, offset: int, limits: Limits) -> dict[str, Any]:
+    """Lay the arrays over the body, in the order of their description."""
+    found: dict[str, Any] = {}
+    for name, dtype, shape, size_bytes, data in inputs:
+        if size_bytes is None:
+            code = _TYPE_CODES[name]
+            found[name] = tensors.read_data(data, dtype, shape, limits, name=name, code=code)
+            continue
+        if offset + size_bytes > len(body):
+            missing = f"expecting {offset + size_bytes - len(body)} additional bytes"
+            message = f"unexpected size for input {name!r}, {missing}"
+            raise Malformed("malformed_tensor", message, path=name)
+        found[name] = tensors.view(body, dtype, shape, offset)
+        offset += size_bytes
+    if offset != len(body):
+        message = f"unexpected additional input data: {len(body) - offset} bytes behind the last input"
+        raise Malformed("malformed_tensor", message)
+    return found
+
+
+def _read_description(entry: Mapping[str, Any], place: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    datatype = _required(entry, "datatype", str, place)
+    if datatype not in DATATYPES:
+        message = f"expected one of {', '.join(DATATYPES)}; got {datatype[:40]!r}"
+        raise Invalid("unknown_option_value", message, path=f"{place}datatype")
+    shape = _required(entry, "shape", list, place)
+    if not set(map(type, shape)) <= {int} or min(shape, default=0) < 0:
+        raise Invalid("option_type", "expected a list of integers of at least 0", path=f"{place}shape")
+    return DATATYPES[datatype], tuple(shape)
+
+
+def _read_options(operation: Operation, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    known = FIELDS[operation].keys() - _NO_OPTIONS
+    options: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if name in known:
+            options[name] = value
+        elif name not in _RESERVED and name != "binary_data_output":
+            raise Invalid("unknown_field", unknown_name(name, sorted(known)), path=f"parameters.{name[:40]}")
+    return options
+
+
+def _read_outputs(said: Mapping[str, Any], *, all_binary: bool) -> dict[str, bool]:
+    """Read which outputs are asked for, and of each whether as raw bytes.
+
+    The request's word holds where an output does not say: some servers forget it for listed outputs, the
+    protocol's text does not.
+    """
+    asked: dict[str, bool] = {}
+    for place, entry in _entries(said, "outputs") if said.get("outputs") is not None else ():
+        name = _required(entry, "name", str, place)
+        if name in asked or name in _NO_TENSORS:
+            fault = "it once" if name in asked else "an output that is a tensor of numbers"
+            raise Invalid("unknown_output", f"expected {fault}, got {name[:40]!r}", path=f"{place}name")
+        parameters = _member(entry, "parameters", dict, place) or {}
+        for unsupported in _UNSUPPORTED:
+            if unsupported in parameters:
+                raise Invalid("unknown_field", "it is not supported", path=f"{place}parameters.{unsupported}")
+        own = _member(parameters, "binary_data", bool, f"{place}parameters.")
+        asked[name] = all_binary if own is None else own
+    return asked
+
+
+def _default_outputs(operation: Operation, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    names = _DEFAULTS[operation]
+    if operation == "loss" and fields.get("reduction") == "none":
+        names = names[1:]
+    if operation == "predict" and "labels" in fields:
+        names += ("losses",)
+    return (*names, "top_classes", "top_probabilities") if "top_k" in fields else names
+
+
+def _entries(said: Mapping[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Give the objects of a list, each with the beginning of its members' paths."""
+    entries = [(f"{key}[{index}]", entry) for index, entry in enumerate(_required(said, key, list))]
+    for place, entry in entries:
+        if type(entry) is not dict:
+            raise Invalid("option_type", f"expected an object, got {name_of(entry)}", path=place)
+    return [(f"{place}.", entry) for place, entry in entries]
+
+
+def _required(said: Mapping[str, Any], key: str, kind: type, place: str = "") -> Any:
+    value = _member(said, key, kind, place)
+    if value is None:
+        raise Invalid("missing_field", "the protocol needs it", path=place + key)
+    return value
+
+
+def _member(said: Mapping[str, Any], key: str, kind: type, place: str = "") -> Any:
+    """Give a member of its kind, or None where it is null or not there, as some clients write alike."""
+    value = said.get(key)
+    if value is not None and type(value) is not kind:
+        raise Invalid("option_type", f"expected {_KINDS[kind]}, got {name_of(value)}", path=place + key)
+    return value
+
+
+def _as_tensor(value: Output, request: ScoreRequest) -> NDArray[Any]:
+    """Give every output an axis: clients of the protocol know no tensor without one."""
+    return np.empty(0, request.dtype) if value is None else np.atleast_1d(np.asarray(value))

@@ -1,0 +1,667 @@
+"""The benchmark itself: what it asks is right, what it refuses, what its figures mean. No timing is asserted."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from conftest import ROOT, Serve
+from hypothesis import given
+from hypothesis import strategies as st
+
+BENCHMARKS = ROOT / "benchmarks"
+# The scripts import each other by their bare names, as when one of them is run.
+sys.path.insert(0, str(BENCHMARKS))
+
+adapters: ModuleType = importlib.import_module("adapters")
+bench: ModuleType = importlib.import_module("bench")
+bound: ModuleType = importlib.import_module("bound")
+cases: ModuleType = importlib.import_module("cases")
+floor: ModuleType = importlib.import_module("floor")
+generator: ModuleType = importlib.import_module("generator")
+goals: ModuleType = importlib.import_module("goals")
+heads: ModuleType = importlib.import_module("heads")
+pairs: ModuleType = importlib.import_module("pairs")
+peers: ModuleType = importlib.import_module("peers")
+serving: ModuleType = importlib.import_module("serving")
+whole: ModuleType = importlib.import_module("whole")
+
+needs_wrk = pytest.mark.skipif(
+    shutil.which("wrk") is None or len(os.sched_getaffinity(0)) < 2, reason="needs wrk and two CPUs"
+)
+FORMS = ("json", "npz", "v2")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("heads")
+    heads.write(folder)
+    return folder
+
+
+def softmax_of(logits: Any) -> Any:
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
+
+
+def right_answer(case: Any) -> dict[str, Any]:
+    classes: Any = np.argmax(case.logits, axis=-1)
+    if case.operation == "loss":
+        logarithms = np.log(softmax_of(case.logits))
+        losses = -logarithms[np.arange(case.rows), case.arrays["labels"]]
+        return {"losses": losses, "loss": losses.mean()}
+    return {"probabilities": softmax_of(case.logits), "classes": classes}
+
+
+def load(rate: float = 100.0, p99_ms: float = 2.0) -> Any:
+    return generator.Load(int(rate), 1.0, 1.0, p99_ms, 0)
+
+
+def row(case: str, form: str = "json", *, ours: float = 100.0, connections: int = 16) -> Any:
+    pair = pairs.Pair(load(200.0), load(ours), floor.Floor(0.001, 0.002, 0.002))
+    return pairs.Row(case, form, connections, 1, (pair,))
+
+
+# Heads
+
+
+def test_both_files_of_a_head_hold_the_same_function(models: Path) -> None:
+    for name, (num_features, num_classes) in heads.SHAPES.items():
+        features = np.random.default_rng(0).standard_normal((3, num_features), np.float32)
+        ours = onnxruntime.InferenceSession(models / "repository" / name / "1" / "model.onnx")
+        theirs = onnxruntime.InferenceSession(models / f"{name}.onnx")
+        (logits,) = ours.run(None, {"features": features})
+        probabilities, classes = theirs.run(["probabilities", "classes"], {"features": features})
+        assert logits.shape == (3, num_classes)
+        np.testing.assert_allclose(probabilities, softmax_of(logits), rtol=1e-5)
+        np.testing.assert_array_equal(classes, logits.argmax(axis=-1))
+
+
+def test_heads_are_the_same_each_time() -> None:
+    first, second = heads.linear("a"), heads.linear("a")
+    np.testing.assert_array_equal(first.weights, second.weights)
+    assert not np.array_equal(heads.linear("b").weights[:64, :10], first.weights)
+
+
+# Cases
+
+
+@pytest.mark.parametrize("name", cases.NAMES)
+@pytest.mark.parametrize("form", ["json", "npz"])
+async def test_the_service_answers_every_case_as_numpy_does(
+    name: str, form: str, models: Path, serve: Serve, anyio_backend: str
+) -> None:
+    case = cases.make(name)
+    request = cases.WIRES[form].write(case)
+    async with serve(models=models / "repository") as client:
+        got = await client.post(request.path, content=request.body, headers=request.headers)
+    assert got.status_code == 200, got.text
+    answer = cases.Answer(got.status_code, got.content, dict(got.headers))
+    cases.check(case, cases.WIRES[form].read(answer))
+    assert all(header in answer.headers for header in pairs.HEADERS)
+
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("name", ["a", "a_0", "c_1", "a_1_2", "b_-1", "a_1000000", ""])
+def test_an_unknown_case_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="expected a case such as"):
+        cases.make(name)
+
+
+@given(letter=st.sampled_from("asl"), rows=st.integers(1, 40))
+def test_a_right_answer_passes_whatever_its_types(letter: str, rows: int) -> None:
+    case = cases.make(f"{letter}_{rows}")
+    answer = right_answer(case)
+    cases.check(case, answer)
+    cases.check(case, {name: np.asarray(value).tolist() for name, value in answer.items()})
+    single = {name: np.asarray(value, np.float32) for name, value in answer.items()}
+    cases.check(case, single)
+
+
+@given(data=st.data(), letter=st.sampled_from("asl"), rows=st.integers(1, 8))
+def test_one_wrong_number_is_found(data: st.DataObject, letter: str, rows: int) -> None:
+    case = cases.make(f"{letter}_{rows}")
+    answer = right_answer(case)
+    name = "losses" if letter == "l" else "probabilities"
+    wrong = np.array(answer[name])
+    place = data.draw(st.tuples(*(st.integers(0, length - 1) for length in wrong.shape)))
+    wrong[place] = 1.01 * wrong[place] + 1e-6
+    with pytest.raises(cases.WrongAnswer):
+        cases.check(case, {**answer, name: wrong})
+
+
+def test_a_wrong_class_or_shape_or_nothing_is_found() -> None:
+    case = cases.make("a_3")
+    answer = right_answer(case)
+    for changed in (
+        {"classes": case.logits.argmin(axis=-1)},
+        {"classes": answer["classes"][:, None]},
+        {"probabilities": answer["probabilities"][0]},
+        {"probabilities": answer["probabilities"] * np.nan},
+    ):
+        with pytest.raises(cases.WrongAnswer):
+            cases.check(case, {**answer, **changed})
+    with pytest.raises(cases.WrongAnswer, match="no 'classes'"):
+        cases.check(case, {"probabilities": answer["probabilities"]})
+
+
+def test_a_v2_request_is_a_header_and_the_bytes_of_the_tensors() -> None:
+    case = cases.make("l_3")
+    request = cases.WIRES["v2"].write(case)
+    size = int(request.headers["Inference-Header-Content-Length"])
+    header = json.loads(request.body[:size])
+    assert [tensor["datatype"] for tensor in header["inputs"]] == ["FP32", "INT64"]
+    assert request.body[size:] == case.arrays["logits"].tobytes() + case.arrays["labels"].tobytes()
+    assert request.path == "/v2/models/loss/infer"
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_v2_answer_is_read_in_both_of_its_forms(binary: bool) -> None:  # noqa: FBT001 - a parameter
+    case = cases.make("a_2")
+    arrays: dict[str, Any] = {
+        "probabilities": softmax_of(case.logits).astype(np.float32),
+        "classes": case.logits.argmax(axis=-1),
+    }
+    outputs: list[dict[str, Any]] = []
+    for name, array in arrays.items():
+        output = {"name": name, "shape": array.shape, "datatype": cases.DATATYPES[array.dtype.name]}
+        said = (
+            {"parameters": {"binary_data_size": array.nbytes}} if binary else {"data": array.ravel().tolist()}
+        )
+        outputs.append({**output, **said})
+    header = json.dumps({"outputs": outputs}).encode()
+    tail = b"".join(array.tobytes() for array in arrays.values()) if binary else b""
+    headers = {cases.V2_HEADER_BYTES: str(len(header))} if binary else {}
+    cases.check(case, cases.WIRES["v2"].read(cases.Answer(200, header + tail, headers)))
+
+
+# The bound
+
+
+async def test_the_bound_reads_the_whole_body_and_answers_its_own(anyio_backend: str) -> None:
+    parts: list[dict[str, Any]] = [{"body": b"1", "more_body": True}, {"body": b"2"}]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return parts.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await bound.answering(b"fixed", "text/plain")({}, receive, send)
+    assert not parts
+    assert sent[0]["status"] == 200
+    assert dict(sent[0]["headers"]) == {b"content-type": b"text/plain", b"content-length": b"5"}
+    assert sent[1]["body"] == b"fixed"
+
+
+# The floor
+
+
+@pytest.mark.parametrize("name", ["a_2", "s_2", "l_2"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_reader_of_the_floor_reads_the_array(name: str, form: str) -> None:
+    case = cases.make(name)
+    body = cases.WIRES[form].write(case).body
+    for read in floor.READERS[form]:
+        np.testing.assert_array_equal(read(case, body), next(iter(case.arrays.values())))
+
+
+@pytest.mark.parametrize("reader", range(len(floor.READERS["json"])))
+@pytest.mark.parametrize("features", [[[1.0] * 64], [[1.0] * 63, [1.0] * 65], [[1e39] * 64] * 2])
+def test_the_floor_pays_for_its_checks(reader: int, features: Any) -> None:
+    body = json.dumps({"features": features}).encode()
+    with pytest.raises(ValueError, match=r"expected|inhomogeneous"), np.errstate(over="ignore"):
+        floor.READERS["json"][reader](cases.make("a_2"), body)
+
+
+def test_the_floor_compares_checksums() -> None:
+    case = cases.make("a_2")
+    body = bytearray(cases.WIRES["npz"].write(case).body)
+    body[300] ^= 1
+    with pytest.raises(ValueError, match="checksum"):
+        floor.READERS["npz"][0](case, bytes(body))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_writer_of_the_floor_writes_all_numbers(form: str) -> None:
+    answer: dict[str, Any] = {"probabilities": np.ones((3, 4), np.float32), "classes": np.arange(3)}
+    written = floor.WRITERS[form](answer)
+    if form == "json":
+        assert json.loads(written) == {name: array.tolist() for name, array in answer.items()}
+    else:
+        assert all(array.tobytes() in written for array in answer.values())
+
+
+@pytest.mark.parametrize("name", ["a_1", "s_2", "l_2"])
+def test_the_floor_has_three_parts_that_all_take_time(name: str, models: Path) -> None:
+    case = cases.make(name)
+    found = floor.measure(case, "json", cases.WIRES["json"].write(case), models, duration_s=0.001)
+    assert min(found) > 0
+    assert found.total_s == sum(found)
+
+
+# Servers and the load generator
+
+
+def test_a_server_that_ends_is_reported_with_its_last_words() -> None:
+    command = [sys.executable, "-c", "print('no such head'); raise SystemExit(3)"]
+    core = min(os.sched_getaffinity(0))
+    with (
+        pytest.raises(serving.NoServer, match="no such head"),
+        serving.running(command, serving.free_port(), core=core, is_ready=lambda _: False),
+    ):
+        pytest.fail("it never became ready")
+
+
+def test_a_server_runs_on_its_core_and_is_gone_afterwards() -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    core = max(os.sched_getaffinity(0))
+    command = [sys.executable, "-c", child]
+    ready = time.monotonic() + 1  # until the child is there
+    with serving.running(
+        command, serving.free_port(), core=core, is_ready=lambda _: time.monotonic() > ready
+    ) as server:
+        pids = server.family()
+        assert len(pids) == 2
+        assert all(os.sched_getaffinity(pid) == {core} for pid in pids)
+        weight = server.memory()
+        assert 0 < weight.pss_mb <= weight.rss_mb
+        assert server.cpu_s() > 0
+    deadline_s = time.monotonic() + 10
+    while any(runs(pid) for pid in pids):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    # A process that has ended stays listed until whoever inherited it has taken note.
+    return state != "Z"
+
+
+def test_memory_of_a_process_that_has_gone_is_nothing() -> None:
+    assert serving.memory([2**22 + 1]) == serving.Memory(0.0, 0.0)
+
+
+def test_connections_are_those_of_one_process_and_port() -> None:
+    with socket.socket() as listener, socket.socket() as client:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert serving.connections_of(os.getpid(), port) == 0
+        assert not serving.is_free(port)
+        client.connect(("127.0.0.1", port))
+        accepted, _ = listener.accept()
+        with accepted:
+            assert serving.connections_of(os.getpid(), port) == 1
+            assert serving.connections_of(os.getpid(), port + 1) == 0
+
+
+def test_one_cpu_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    with pytest.raises(serving.NoServer, match="a CPU each"):
+        serving.pick_cores()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7, 3, 5})
+    assert serving.pick_cores() == (3, 5)
+
+
+def test_a_missing_generator_is_named_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert bench.main(["--quick"]) == 1
+    assert "apt-get install wrk" in capsys.readouterr().out
+    assert peers.main([]) == 1
+    assert "apt-get install wrk" in capsys.readouterr().out
+
+
+def test_the_last_line_of_the_generator_is_read() -> None:
+    line = '{"requests": 10, "duration_us": 500000, "p50_us": 1500, "p99_us": 2500, "failed": 1, "bytes": 9}'
+    found = generator.parse(f"Running 1s test\n  1 threads\n\n{line}\n")
+    assert found == (10, 0.5, 1.5, 2.5, 1)
+    assert found.rate == 20.0
+
+
+@needs_wrk
+def test_the_generator_posts_the_body_and_is_counted(models: Path) -> None:
+    cores = serving.pick_cores()
+    plan = pairs.Plan(("a_1",), ("json",), (2,), pairs=1, duration_s=1)
+    here = pairs.Bench(cores, models, plan)
+    with serving.service(models / "repository", cores.server) as ours:
+        (found,) = here.rows(cases.make("a_1"), "json", ours)
+        (pair,) = found.pairs
+        assert pair.ours.failed == pair.bound.failed == 0
+        assert 0 < pair.ours.requests <= pairs.requests_counted(ours)
+        paced = whole.pace(here, ours, "a_1", peak_rate=400.0)
+        assert paced.our_rate < 300  # half of the peak, in whole milliseconds
+        wrong = cases.make("a_1")._replace(logits=np.zeros((1, 10)))
+        with pytest.raises(cases.WrongAnswer):
+            here.rows(wrong, "json", ours)
+        missing = cases.make("a_1")._replace(model="nobody")
+        assert here.rows(missing, "json", ours) == pairs.Unserved("a_1", "json", 404)
+
+
+# Figures
+
+
+def test_requests_are_counted_over_routes_and_statuses() -> None:
+    text = (
+        'logitserve_requests_total{method="POST",route="/models/{model}/predict",status="200"} 3.0\n'
+        'logitserve_requests_total{method="POST",route="/loss",status="422"} 4.0\n'
+        'logitserve_requests_total{method="GET",route="/metrics",status="200"} 9.0\n'
+    )
+    assert pairs.posts_in(text) == 7
+    assert pairs.posts_in("") == 0
+
+
+class Busy:
+    """A service whose requests end one by one as its metrics are read."""
+
+    def __init__(self, inflight: int) -> None:
+        self.inflight = inflight
+        self.posts = 0
+
+    def get(self, path: str) -> Any:
+        assert path == "/metrics"
+        text = (
+            f'logitserve_requests_total{{method="POST",route="/loss",status="200"}} {self.posts}.0\n'
+            f"logitserve_inflight_requests {self.inflight}.0\n"
+        )
+        self.posts += 1
+        self.inflight -= 1
+        return cases.Answer(200, text.encode(), {})
+
+
+def test_requests_are_counted_once_none_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "SETTLE_S", 0.0)
+    assert pairs.requests_counted(Busy(inflight=4)) == 3
+    with pytest.raises(pairs.NotCounted, match="still under way"):
+        pairs.requests_counted(Busy(inflight=10**6))
+
+
+class Counting:
+    """A bench whose generator and service count what a test says."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, generated: int, counted: list[int], failed: int = 0
+    ) -> None:
+        plan = pairs.Plan((), (), (4,), 1, 1)
+        monkeypatch.setattr(
+            pairs, "requests_counted", lambda _: counted.pop(0) if counted[1:] else counted[0]
+        )
+        monkeypatch.setattr(pairs.generator, "run", lambda *_, **__: load(generated)._replace(failed=failed))
+        monkeypatch.setattr(pairs, "SETTLE_S", 0.0)
+        self.bench = pairs.Bench(serving.Cores(0, 1), Path(), plan)
+
+    def run(self) -> Any:
+        server = serving.Server(None, 0, 0.0)
+        return self.bench.counted_load(server, cases.Request("/", b"", {}), 4)
+
+
+@pytest.mark.parametrize("counted", [[7, 107], [7, 111], [7, 50, 100, 108]])
+def test_the_services_count_may_be_above_by_what_was_under_way(
+    counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Counting(monkeypatch, generated=100, counted=counted).run().requests == 100
+
+
+@pytest.mark.parametrize(("counted", "surplus"), [([7, 106], "-1"), ([7, 112], "+5")])
+def test_a_count_that_is_not_the_generators_ends_the_run(
+    counted: list[int], surplus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(pairs.NotCounted, match=re.escape(surplus)):
+        Counting(monkeypatch, generated=100, counted=counted).run()
+
+
+def test_a_failed_request_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(pairs.NotCounted, match="3 of 100"):
+        Counting(monkeypatch, generated=100, counted=[0, 100], failed=3).run()
+
+
+def test_share_and_efficiency_are_what_the_page_says() -> None:
+    pair = pairs.Pair(load(1000.0), load(500.0), floor.Floor(1e-4, 2e-4, 2e-4))
+    assert pair.share == 0.5
+    assert pair.efficiency == pytest.approx((1e-3 + 5e-4) / 2e-3)
+
+
+@given(rates=st.lists(st.floats(1, 1e5), min_size=1, max_size=9))
+def test_a_row_has_the_median_of_its_pairs(rates: list[float]) -> None:
+    several = tuple(pairs.Pair(load(1000.0), load(rate), floor.Floor(0, 0, 0)) for rate in rates)
+    found = pairs.Row("a_1", "json", 16, 1, several)
+    assert found.share == pytest.approx(np.median([pair.share for pair in several]))
+    assert found.p50_ms == 1.0
+    assert found.p99_ms == 2.0
+    assert found.bound_rate == 1000.0
+
+
+def test_a_body_runs_on_the_servers_core_and_comes_back() -> None:
+    before = os.sched_getaffinity(0)
+    with pairs.on_core(min(before)):
+        assert os.sched_getaffinity(0) == {min(before)}
+    assert os.sched_getaffinity(0) == before
+
+
+# Goals
+
+
+def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
+    found = goals.goals(goals.Found())
+    assert [goal.met for goal in found] == [None] * len(found)
+    assert {goal.reached for goal in found} == {goals.NOT_MEASURED}
+
+
+def test_a_goal_over_several_cases_is_met_where_the_worst_meets_it() -> None:
+    # With this floor (5 ms, and 5 ms of the bound) efficiency is a hundredth of our rate.
+    both = goals.goals(goals.Found([row("a_1", ours=80.0), row("a_32", "npz", ours=75.0)]))[1]
+    assert (both.met, both.reached) == (True, "a_1 json 0.80, a_32 npz 0.75")
+    worse = goals.goals(goals.Found([row("a_1", ours=80.0), row("a_32", ours=65.0)]))[1]
+    assert worse.met is False
+
+
+def test_other_connections_than_16_reach_no_goal() -> None:
+    found = goals.goals(goals.Found([row("a_1", connections=64)]))
+    assert [goal.met for goal in found[:3]] == [None, None, None]
+
+
+def test_figures_of_the_whole_are_compared_with_their_goals() -> None:
+    small, large = serving.Memory(100.0, 90.0), serving.Memory(120.0, 90.0)
+    good = goals.Found(
+        start=whole.Start(0.9, small, large),
+        batching_b=2.5,
+        batching_a=1.0,
+        pace=whole.Pace(100.0, 100.0, 2.0, 3.0),
+        workers=whole.TwoWorkers(0.99, 1.2),
+        soak=whole.Soak(small, small, 10, 60.0),
+    )
+    bad = goals.Found(
+        start=whole.Start(1.1, large, large),
+        batching_b=1.5,
+        batching_a=0.9,
+        pace=whole.Pace(100.0, 100.0, 2.0, 4.0),
+        workers=whole.TwoWorkers(0.9, 2.0),
+        soak=whole.Soak(small, large, 10, 60.0),
+    )
+    assert [goal.met for goal in goals.goals(good)[3:]] == [True] * 8
+    assert [goal.met for goal in goals.goals(bad)[3:]] == [False] * 8
+
+
+# The command
+
+
+def test_the_flags_make_the_plan() -> None:
+    def plan(*arguments: str) -> Any:
+        return bench.plan_of(bench.parse_arguments(arguments))
+
+    assert plan() == bench.FULL
+    assert plan("--quick") == bench.QUICK
+    chosen = plan("--cases", "a_1,b_7", "--forms=npz", "--connections=1,4", "--pairs=3", "--duration=2")
+    assert chosen == (("a_1", "b_7"), ("npz",), (1, 4), 3, 2)
+
+
+@pytest.mark.parametrize("arguments", [["--cases=z_1"], ["--forms=xml"], ["--connections=many"]])
+def test_a_slip_of_the_hand_ends_at_once(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(arguments) == 1
+    assert capsys.readouterr().out
+
+
+def test_tables_and_file_have_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = goals.Found([row("a_1"), row("b_32", "npz")])
+    console = bench.Console(width=160)
+    bench.print_rows(console, found.rows)
+    bench.print_start(console, found)
+    bench.print_goals(console, goals.goals(found))
+    printed = capsys.readouterr().out
+    assert "a_1" in printed
+    assert "b_32" in printed
+    bench.write_json(tmp_path / "run.json", bench.QUICK, found, goals.goals(found))
+    said = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert [(one["case"], one["form"]) for one in said["rows"]] == [("a_1", "json"), ("b_32", "npz")]
+    assert said["rows"][0]["pairs"][0]["ours"]["requests"] == 100
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", said["machine"]["date"])
+    assert len(said["goals"]) == len(goals.goals(found))
+
+
+# Peers
+
+
+@pytest.mark.parametrize("peer", adapters.PEERS, ids=lambda peer: peer.name)
+def test_every_peer_can_be_named_started_and_asked(peer: Any, tmp_path: Path) -> None:
+    assert adapters.named(peer.name.upper()) is peer
+    place = adapters.Place(tmp_path / "bin", tmp_path, 4000)
+    peer.write_files(place)
+    command = [*peer.command(place), *(peer.prepare(place) if peer.prepare else ())]
+    assert command[0].startswith(str(tmp_path / "bin"))
+    for argument in command:
+        path = Path(argument.partition("=")[2] or argument)
+        assert path.exists() or not path.is_relative_to(BENCHMARKS), argument
+    environment = adapters.environment(peer, place, tmp_path / "a.onnx")
+    assert environment["PATH"].split(os.pathsep)[0] == str(place.programs)
+    case = cases.make("a_2")
+    for dialect in peer.dialects:
+        request = dialect.write(case)
+        assert request.path.startswith("/")
+        size = int(request.headers.get("Inference-Header-Content-Length", len(request.body)))
+        assert json.loads(request.body[:size])
+
+
+def test_an_unknown_peer_is_refused_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert peers.main(["--peers=tensorflowserving"]) == 1
+    assert "plainfastapi" in capsys.readouterr().out
+    assert peers.main(["--cases=s_1"]) == 1
+
+
+def test_answers_of_peers_are_read_into_probabilities_and_classes() -> None:
+    case = cases.make("a_2")
+    lists = {name: array.tolist() for name, array in right_answer(case).items()}
+    v1 = adapters.named("kserve").dialects[0]
+    cases.check(case, v1.read(cases.Answer(200, json.dumps({"predictions": lists}).encode(), {})))
+    outputs = [
+        {
+            "name": "probabilities",
+            "datatype": "FP32",
+            "shape": [2, 10],
+            "data": np.ravel(lists["probabilities"]).tolist(),
+        },
+        {"name": "classes", "datatype": "INT64", "shape": [2, 1], "data": lists["classes"]},
+    ]
+    body = json.dumps({"outputs": outputs}).encode()
+    cases.check(case, adapters.V2_JSON.read(cases.Answer(200, body, {})))
+
+
+def test_a_peer_that_cannot_be_installed_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(command: list[str], *_: object) -> None:
+        raise peers.Uninstalled("no wheel for this machine")
+
+    monkeypatch.setattr(peers, "_run", refuse)
+    plan = pairs.Plan(("a_1",), ("json",), (16,), 1, 1)
+    here = pairs.Bench(serving.Cores(0, 1), tmp_path, plan)
+    comparison = peers.Comparison(here, None, peers.Console(width=160))
+    for name in ("litserve", "rayserve"):
+        comparison.add(adapters.named(name), tmp_path / "cache")
+    assert [failed.what for failed in comparison.outcome.failed] == ["LitServe", "Ray Serve"]
+    peers.print_outcome(peers.Console(width=160), comparison.outcome)
+    assert "no wheel for this machine" in capsys.readouterr().out
+
+
+def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def note(command: list[str], *_: object) -> None:
+        commands.append(command)
+        (tmp_path / "litserve").mkdir(exist_ok=True)
+
+    monkeypatch.setattr(peers, "_run", note)
+    peer = adapters.named("litserve")
+    assert peers.install(peer, tmp_path) == peers.install(peer, tmp_path) == tmp_path / "litserve" / "bin"
+    assert len(commands) == 2
+    assert commands[1][-len(peer.packages) :] == list(peer.packages)
+    peers.install(peer._replace(packages=("other",)), tmp_path)
+    assert len(commands) == 4
+
+
+def test_a_failed_command_says_why_in_one_line() -> None:
+    script = "import sys; print('WARNING: x\\n\\nERROR: no match', file=sys.stderr); sys.exit(1)"
+    with pytest.raises(peers.Uninstalled, match=r"^ERROR: no match$"):
+        peers._run([sys.executable, "-c", script])
+    with pytest.raises(peers.Uninstalled, match="No such file"):
+        peers._run(["/nowhere/python"])
+
+
+def test_a_comparison_is_written_with_all_of_its_rounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compared = peers.Compared("X", "json", "a_1", (peers.Round(load(1000.0), load(500.0), load(50.0)),))
+    assert (compared.share, compared.our_share, compared.times) == (0.05, 0.5, 10.0)
+    weighed = peers.Weighed("X", 1.5, serving.Memory(10.0, 9.0))
+    outcome = peers.Outcome([compared], [weighed], [peers.Failed("Y", "[no] wheel")])
+    peers.print_outcome(peers.Console(width=160), outcome)
+    assert "[no] wheel" in capsys.readouterr().out
+    peers.write_json(tmp_path / "peers.json", outcome)
+    said = json.loads((tmp_path / "peers.json").read_text(encoding="utf-8"))
+    assert said["compared"][0]["rounds"][0]["peer"]["requests"] == 50
+    assert said["weighed"][0]["memory"]["rss_mb"] == 10.0
+
+
+@pytest.fixture
+def head_session(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(adapters.APPS))
+    monkeypatch.setenv("HEAD_MODEL", str(models / "a.onnx"))
+    yield importlib.import_module("head_session")
+    for name in ("head_session", "plain_fastapi", "torchserve_handler"):
+        sys.modules.pop(name, None)
+
+
+def test_the_session_of_the_peers_answers_rightly(head_session: ModuleType) -> None:
+    case = cases.make("a_5")
+    session = head_session.Session()
+    cases.check(case, session.run_to_lists(case.arrays["features"].tolist()))
+    handler = importlib.import_module("torchserve_handler").Head()
+    handler.initialize(None)
+    (answer,) = handler.handle([{"body": {"features": case.arrays["features"].tolist()}}], None)
+    cases.check(case, answer)
+
+
+async def test_plain_fastapi_answers_rightly(head_session: ModuleType, anyio_backend: str) -> None:
+    plain = importlib.import_module("plain_fastapi")
+    case = cases.make("a_5")
+    body = plain.Features(features=case.arrays["features"].tolist())
+    cases.check(case, (await plain.predict(body)).model_dump())
+    assert await plain.health() == {"ready": True}
