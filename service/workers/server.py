@@ -6,6 +6,7 @@ This module must not know how many such processes there are, nor what the applic
 import asyncio
 import contextlib
 import fcntl
+import gc
 import importlib
 import logging
 import os
@@ -204,6 +205,9 @@ async def _serve(
             loop.add_signal_handler(number, ending.on_signal)
         if lifeline is not None:
             loop.add_reader(lifeline, _on_lifeline, loop, lifeline, ending)
+        # What is there now stays: without this the collector walks through all of it again and again.
+        gc.collect()
+        gc.freeze()
         on_ready(app.served())
         await server.serve(sockets=[listener])
     return not server.force_exit

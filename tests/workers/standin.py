@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -49,7 +50,8 @@ class Answering:
                     await asyncio.sleep(0)
             case "/crash":
                 os._exit(9)
-        body = json.dumps({"pid": os.getpid(), "slot": self.slot, "folder": str(self.run_folder)}).encode()
+        told = {"pid": os.getpid(), "slot": self.slot, "folder": str(self.run_folder)}
+        body = json.dumps({**told, "frozen": gc.get_freeze_count()}).encode()
         status = 503 if self.draining and scope["path"] == "/health/ready" else 200
         headers = [(b"content-length", str(len(body)).encode())]
         if self.draining:

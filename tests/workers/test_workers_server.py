@@ -199,6 +199,13 @@ async def test_answers_carry_a_date_and_not_what_serves(start: Start) -> None:
     assert b"\r\nserver: " not in head
 
 
+@pytest.mark.anyio
+async def test_what_is_loaded_at_the_start_is_left_alone_by_the_collector(start: Start) -> None:
+    service = start().wait_ready()
+    _, told = await service.get("/slow")
+    assert told["frozen"] > 1000
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.anyio
 async def test_both_signals_end_it_well(start: Start, number: signal.Signals) -> None:
