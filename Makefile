@@ -46,11 +46,14 @@ image: ## build the Docker image (LOCK=cuda for NVIDIA GPUs)
 	@docker version >/dev/null 2>&1 || { echo "make image needs a running Docker engine; 'docker version' finds none"; exit 1; }
 	docker build --build-arg LOCK=$(LOCK) --tag $(IMAGE) .
 
-locks: ## resolve the locks again; uv must be on the PATH
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --extra cpu -o requirements/cpu.lock
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --extra cuda -o requirements/cuda.lock
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/build.in -o requirements/build.lock
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/build.in --extra cpu --extra plot --group dev -c requirements/cpu.lock -o requirements/dev.lock
+locks: | $(BIN)/uv ## resolve the locks again
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --extra cpu -o requirements/cpu.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --extra cuda -o requirements/cuda.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/build.in -o requirements/build.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/build.in --extra cpu --extra plot --group dev -c requirements/cpu.lock -o requirements/dev.lock
+
+$(BIN)/uv:
+	@$(MAKE) setup
 
 clean: ## remove what make made
 	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
