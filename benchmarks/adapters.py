@@ -214,5 +214,8 @@ def environment(peer: Peer, place: Place, model: Path) -> dict[str, str]:
         "PYTHONPATH": str(APPS),
         "PATH": f"{place.programs}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(place.folder),
+        # Nobody's benchmark reports to anybody.
+        "ORT_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
         **dict(peer.variables),
     }

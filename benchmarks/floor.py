@@ -7,6 +7,7 @@ bytes themselves it is what a request costs at least. It uses nothing of the ser
 
 import importlib
 import io
+import os
 import struct
 import time
 import zlib
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import that would send it
 
 import numpy as np
 import onnxruntime

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from statistics import median
 from typing import NamedTuple
 
+from service.numeric.softmax import normalise  # first: importing `service` turns onnxruntime's telemetry off
+
+# isort: split
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -22,8 +25,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
-
-from service.numeric.softmax import normalise
 
 SHAPES = ((1, 10), (16, 10), (256, 10), (256, 1000), (8, 50_000))
 # The goals: ours over a session of Softmax and ArgMax, without and with log-probabilities.

@@ -13,6 +13,8 @@ import httpx
 import pytest
 from hypothesis import settings
 
+import service  # noqa: F401 - turns onnxruntime's telemetry off before any test imports it
+
 if TYPE_CHECKING:
     from service.app import Application
 

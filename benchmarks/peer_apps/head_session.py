@@ -6,6 +6,8 @@
 import os
 from typing import Any
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import that would send it
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
