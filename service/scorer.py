@@ -40,7 +40,7 @@ class BatchLimits(NamedTuple):
     """See `Batcher`; `queue_rows` is this worker's share."""
 
     batch_rows: int = 1024
-    queue_rows: int = 65536
+    queue_rows: int = 1024**2
     delay_s: float = 0.0
 
 

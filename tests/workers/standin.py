@@ -51,7 +51,9 @@ class Answering:
             case "/crash":
                 os._exit(9)
         told = {"pid": os.getpid(), "slot": self.slot, "folder": str(self.run_folder)}
-        body = json.dumps({**told, "frozen": gc.get_freeze_count()}).encode()
+        if scope["path"] == "/frozen":
+            told["frozen"] = gc.get_freeze_count()
+        body = json.dumps(told).encode()
         status = 503 if self.draining and scope["path"] == "/health/ready" else 200
         headers = [(b"content-length", str(len(body)).encode())]
         if self.draining:

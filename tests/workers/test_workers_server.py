@@ -202,7 +202,7 @@ async def test_answers_carry_a_date_and_not_what_serves(start: Start) -> None:
 @pytest.mark.anyio
 async def test_what_is_loaded_at_the_start_is_left_alone_by_the_collector(start: Start) -> None:
     service = start().wait_ready()
-    _, told = await service.get("/slow")
+    _, told = await service.get("/frozen")
     assert told["frozen"] > 1000
 
 
