@@ -182,10 +182,7 @@ class Invalid(RequestError):
 
 class QueueFull(RequestError):
     status = 429
-    titles: ClassVar = {
-        "queue_full": "Too many rows are waiting",
-        "rate_limited": "Too many requests came from one caller",
-    }
+    titles: ClassVar = {"queue_full": "Too many rows are waiting"}
 
 
 class Unforeseen(RequestError):

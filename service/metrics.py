@@ -155,7 +155,6 @@ class Board:
 
     def __init__(self, folder: Path, slot: int) -> None:
         self._folder = folder
-        self._slot = slot
         self._path = folder / f"worker-{slot}.metrics"
         with self._path.open("a+b") as file:
             file.truncate(self.CAPACITY_BYTES)

@@ -98,7 +98,6 @@ class Scorer:
             rows=rows,
             batch_rows=rows,
             seconds_queued=begun_s - asked_s,
-            seconds_inferring=time.monotonic() - begun_s,
         )
 
     async def run(self, cost: int, deadline_s: float, work: Callable[..., T], *arguments: object) -> T:
@@ -129,7 +128,6 @@ class Scorer:
             and request.dtype == info.dtype
         )
         batched = await _submit(lanes.plain if plain else lanes.logits, request, deadline_s)
-        begun_s = time.monotonic()
         if plain:
             outputs = _plain_outputs(request, batched)
         else:
@@ -141,7 +139,6 @@ class Scorer:
             batch_rows=batched.batch_rows,
             head=info,
             seconds_queued=batched.seconds_queued,
-            seconds_inferring=batched.seconds_running + time.monotonic() - begun_s,
         )
 
     def _lanes_of(self, head: Head) -> _Lanes:

@@ -108,7 +108,7 @@ class ScoreRequest:
 class ScoreResult:
     """The answer: one value for each name of `ScoreRequest.outputs`, in that order.
 
-    `rows` is the number of examples scored, `batch_rows` how many ran together with them; `seconds_queued` and `seconds_inferring` say where time went.
+    `rows` is the number of examples scored, `batch_rows` how many ran together with them; `seconds_queued` how long they waited.
     `contributions` is answered as the two arrays `contributions.features` (int64) and
     `contributions.values`.
     """
@@ -118,4 +118,3 @@ class ScoreResult:
     head: HeadInfo | None = None
     batch_rows: int = 0
     seconds_queued: float = 0.0
-    seconds_inferring: float = 0.0

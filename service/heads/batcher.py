@@ -28,12 +28,11 @@ RATE_WEIGHT = 0.1
 
 
 class Batched(NamedTuple):
-    """A waiter's own rows of what the function returned, how many ran with them, and where the time went."""
+    """A waiter's own rows of what the function returned, how many ran with them, and how long they waited."""
 
     arrays: tuple[Rows, ...]
     batch_rows: int
     seconds_queued: float
-    seconds_running: float
 
 
 @dataclass(slots=True)
@@ -206,7 +205,7 @@ class Batcher:
             if isinstance(answer, Exception):
                 waiter.answer.set_exception(answer)
             else:
-                waiter.answer.set_result(Batched(answer, rows, begun_s - waiter.entered_s, running_s))
+                waiter.answer.set_result(Batched(answer, rows, begun_s - waiter.entered_s))
 
     def _refusal(self, rows: int) -> QueueFull:
         after_s = math.ceil(self.queue_rows / self._rows_per_s) if self._rows_per_s else 1
