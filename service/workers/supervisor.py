@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from service.workers.meeting import url_of
 
 # Gets the address and what the application serves when every worker is ready.
 Announce: TypeAlias = Callable[[str, dict[str, Any]], None]
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # The exit code where workers keep dying or requests were left unanswered.
 EXIT_FAILED = 3
@@ -105,9 +108,7 @@ class Supervisor:
         wakeups, wake = socket.socketpair()
         wakeups.settimeout(0)
         wake.settimeout(0)  # signal.set_wakeup_fd asks for it
-        previous = {
-            number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        previous = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
         signal.set_wakeup_fd(wake.fileno())
         self.selector.register(wakeups, selectors.EVENT_READ, lambda: self._on_signals(wakeups.recv(16)))
         try:
@@ -144,9 +145,12 @@ class Supervisor:
     def _start(self, worker: _Worker) -> None:
         worker.said, worker.ready, worker.restart_at = b"", False, None
         worker.reports, reports = os.pipe()
+        # A signal that came to the child before it has let go of our wakeup socket would be heard here, as ours.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         worker.pid = os.fork()
         if worker.pid == 0:
             self._become(worker, reports)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.close(reports)
         self.selector.register(worker.reports, selectors.EVENT_READ, lambda: self._on_report(worker))
 
@@ -157,6 +161,8 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             # Ctrl-C reaches the whole group, and the supervisor decides what it means.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own way to end
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             os.close(self.lifeline)
             code = self._work(worker.slot, reports)
         except SystemExit as leaving:
