@@ -46,7 +46,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "heads": (("graphs", "description", "storage", "batcher"), ("engine",), ("repository",)),
     "api": (("transport",), ("scoring",), ("native", "v2", "ops")),
     "client": (("answers",), ("attempts",), ("calls",), ("endpoints",)),
-    "workers": (("meeting", "server"), ("supervisor",)),
+    "workers": (("meeting", "protocol"), ("server",), ("supervisor",)),
     "loadtest": (("scenario", "tally"), ("generator",), ("fleet",), ("report",), ("plot",)),
 }
 
@@ -58,7 +58,7 @@ HOMES: dict[str, set[str]] = {
     "fastapi": {"app"},
     "fastapi_swagger": {"api.ops"},
     "starlette": {"app", "api.transport"},
-    "uvicorn": {"workers.server"},
+    "uvicorn": {"workers.server", "workers.protocol"},
     "uvloop": {"workers.server"},
     "httptools": set(),  # uvicorn finds it
     "httpx": {"client", "loadtest.generator"},

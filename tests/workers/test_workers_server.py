@@ -12,7 +12,7 @@ import uvicorn
 from services import Start, answer, request, started, until
 from standin import Answering
 
-from service.workers.server import DrainingProtocol
+from service.workers.protocol import DrainingProtocol
 
 start = pytest.fixture(started)
 
