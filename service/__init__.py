@@ -4,6 +4,7 @@ Read the package in this order; imports only ever point up this list, and `tests
 
     errors      what can go wrong, each with its status and code
     metrics     what is counted, and how workers' counts become one text
+    outcomes    answers that come later, by a call
     types       ScoreRequest -> ScoreResult, the one currency of the service
     settings    every setting, and the only reader of the environment
     numeric     softmax, cross-entropy and their relatives, exact to the last bit

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import __version__
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
-from service.api.transport import Edge, Route, asgi
+from service.api.transport import Edge, Route, Shortcut, asgi
 from service.api.v2 import INFER_PATH, V2Dialect
 from service.heads.repository import Repository
 from service.metrics import Board, Metrics, Values
@@ -99,6 +100,8 @@ class Application(FastAPI):
         self.repository, self.scorer, self.threads = repository, scorer, threads
         self.loaded = False
         self.hot: dict[tuple[str, str], ASGIApp] = {}
+        self.shortcuts: dict[bytes, Shortcut] = {}
+        self.templates: dict[str, Route] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -122,7 +125,7 @@ class Application(FastAPI):
                 route.path,
                 documented,
                 methods=[route.method],
-                name=route.endpoint.__name__,
+                name=route.name,
                 response_class=Response,
                 openapi_extra=dict(route.openapi or {}),
                 include_in_schema=route.openapi is not None,
@@ -130,8 +133,10 @@ class Application(FastAPI):
             registered = self.router.routes[-1]
             assert isinstance(registered, APIRoute)  # noqa: S101 - for the type checker: just made
             registered.app = asgi(route)
+            self.templates[route.path] = route
             if route.hot:
                 self.hot[route.method, route.path] = registered.app
+                self._shorten(route, route.path, {})
 
     def heat(self, template: str, **params: str) -> None:
         """Let one path of a template be called past the router, too."""
@@ -141,7 +146,14 @@ class Application(FastAPI):
             scope["path_params"] = params
             await registered.app(scope, receive, send)
 
-        self.hot["POST", template.format(**params)] = function
+        path = template.format(**params)
+        self.hot["POST", path] = function
+        self._shorten(self.templates[template], path, params)
+
+    def _shorten(self, route: Route, path: str, params: dict[str, str]) -> None:
+        """Let the server call a route with whole requests for this path, which stands so in a request line."""
+        if route.begin is not None:
+            self.shortcuts[quote(path).encode("ascii")] = self.edge.shortcut(route, route.begin, params)
 
     def count(self) -> Values:
         self.metrics.queue_rows(self.scorer.queue_rows)

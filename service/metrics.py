@@ -11,7 +11,8 @@ import os
 import struct
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -87,54 +88,91 @@ BUCKETS = {DURATION.name: BUCKETS_S, BATCH_ROWS.name: BUCKETS_ROWS}
 SUM = "sum"
 
 
+class _Histogram:
+    """How many values fell into each bucket, the last one without a bound, and their sum."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def series(self, *labels: str) -> dict[Labels, float]:
+        places = {(*labels, str(place)): float(count) for place, count in enumerate(self._counts) if count}
+        return {**places, (*labels, SUM): self._sum} if places else {}
+
+
 class Metrics:
-    """The counts of this process."""
+    """The counts of this process, in the form that is fastest to count in; `values` tells them."""
 
     def __init__(self) -> None:
-        self.values: Values = {instrument.name: {} for instrument in INSTRUMENTS}
-        self._requests = self.values[REQUESTS.name]
-        self._durations = self.values[DURATION.name]
-        self._errors = self.values[ERRORS.name]
-        self._rows = self.values[ROWS.name]
-        self._batches = self.values[BATCH_ROWS.name]
-        self.values[INFLIGHT.name][()] = 0
-        self.values[WORKERS.name][()] = 1
+        self._inflight = 0
+        self._queue_rows = 0
+        self._requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
+        self._durations: dict[str, _Histogram] = {}
+        self._batches = _Histogram(BUCKETS_ROWS)
+        self._rows: defaultdict[Labels, int] = defaultdict(int)
+        self._errors: defaultdict[Labels, int] = defaultdict(int)
+        self._rejected: defaultdict[Labels, int] = defaultdict(int)
+        self._models: dict[Labels, float] = {}
+        self._inherited: Values = {}
+
+    @property
+    def values(self) -> Values:
+        """The counts as they are now, with those taken over."""
+        own: Values = {
+            REQUESTS.name: {(route, method, str(s)): n for (route, method, s), n in self._requests.items()},
+            DURATION.name: dict(
+                item for route, found in self._durations.items() for item in found.series(route).items()
+            ),
+            ROWS.name: dict(self._rows),
+            ERRORS.name: dict(self._errors),
+            REJECTED.name: dict(self._rejected),
+            BATCH_ROWS.name: self._batches.series(),
+            QUEUE_ROWS.name: {(): self._queue_rows},
+            INFLIGHT.name: {(): self._inflight},
+            WORKERS.name: {(): 1},
+            MODEL_INFO.name: dict(self._models),
+        }
+        return summed([self._inherited, own])
 
     def request_started(self) -> None:
-        self.values[INFLIGHT.name][()] += 1
+        self._inflight += 1
 
     def request_finished(self, route: str, method: str, status: int, duration_s: float) -> None:
-        self.values[INFLIGHT.name][()] -= 1
-        _add(self._requests, (route, method, str(status)), 1)
-        place = bisect_left(BUCKETS_S, duration_s)
-        _add(self._durations, (route, str(place)), 1)
-        _add(self._durations, (route, SUM), duration_s)
+        self._inflight -= 1
+        self._requests[route, method, status] += 1
+        durations = self._durations.get(route)
+        if durations is None:
+            durations = self._durations[route] = _Histogram(BUCKETS_S)
+        durations.observe(duration_s)
 
     def batch(self, rows: int) -> None:
-        _add(self._batches, (str(bisect_left(BUCKETS_ROWS, rows)),), 1)
-        _add(self._batches, (SUM,), rows)
+        self._batches.observe(rows)
 
     def queue_rows(self, rows: int) -> None:
-        self.values[QUEUE_ROWS.name][()] = rows
+        self._queue_rows = rows
 
     def rejected(self, reason: str) -> None:
-        _add(self.values[REJECTED.name], (reason,), 1)
+        self._rejected[(reason,)] += 1
 
     def error(self, route: str, code: str) -> None:
-        _add(self._errors, (route, code), 1)
+        self._errors[route, code] += 1
 
     def rows(self, model: str, version: str, rows: int) -> None:
-        _add(self._rows, (model, version), rows)
+        self._rows[model, version] += rows
 
     def model_info(self, model: str, version: str, digest: str, provider: str) -> None:
-        self.values[MODEL_INFO.name][(model, version, digest, provider)] = 1
+        self._models[model, version, digest, provider] = 1
 
     def continue_from(self, values: Values) -> None:
         """Take over the counts of a dead worker, so that counters never go down; gauges die with it."""
-        for instrument in INSTRUMENTS:
-            if instrument.kind != "gauge":
-                for labels, value in values.get(instrument.name, {}).items():
-                    _add(self.values[instrument.name], labels, value)
+        self._inherited = {i.name: dict(values.get(i.name, {})) for i in INSTRUMENTS if i.kind != "gauge"}
 
 
 def _add(series: dict[Labels, float], labels: Labels, value: float) -> None:

@@ -8,10 +8,9 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, TypeVar, cast
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +21,22 @@ from service.heads.batcher import Batched, Batcher
 from service.heads.engine import NonFiniteLogits
 from service.heads.repository import Head, Repository
 from service.numeric import softmax
+from service.outcomes import Deliver, Gone, awaited, never
 from service.types import FloatArray, HeadInfo, Output, ScoreRequest, ScoreResult
 
 T = TypeVar("T")
 
-# Up to so many numbers (or bytes of text), at about 10 ns each, work takes under a millisecond, and handing
-# it to a thread would cost more than it frees; above, other requests and the health checks must get a turn.
+# Costs are counted in numbers that a pass or two of arithmetic handles in about 10 ns each. Up to so many take
+# under a millisecond, and handing them to a thread would cost more than it frees; above, other requests and the
+# health checks must get a turn.
 INLINE_COST = 1 << 16
 # A multiplication of a head costs so much less than finishing one of its logits.
 MULTIPLICATIONS_PER_LOGIT = 400
 
-# What a request asks for when it says nothing: made once for a whole batch.
-PLAIN_OUTPUTS = frozenset({"probabilities", "classes", "predicted_names"})
+# What is made for a whole batch at once where a request changes nothing about it; names are looked up by class.
+BATCHED = ("probabilities", "classes", "log_probabilities", "logits")
+PLAIN_OUTPUTS = frozenset({*BATCHED, "predicted_names"})
+_LOGITS = frozenset({"logits"})
 
 
 class BatchLimits(NamedTuple):
@@ -47,11 +50,11 @@ class BatchLimits(NamedTuple):
 DEFAULT_LIMITS = BatchLimits()
 
 
-class _Lanes(NamedTuple):
-    """A head's two batchers: requests with options of their own share logits, all others everything."""
+class _Lane(NamedTuple):
+    """What waits for the same arrays of one head, named in the order in which they are answered."""
 
-    plain: Batcher
-    logits: Batcher
+    batcher: Batcher
+    names: tuple[str, ...]
 
 
 class Scorer:
@@ -70,91 +73,120 @@ class Scorer:
         self._limits = limits
         self._observe_batch = observe_batch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
-        # A batcher belongs to one loaded handle and goes with it, so a batch never mixes versions.
-        self._lanes: WeakKeyDictionary[Head, _Lanes] = WeakKeyDictionary()
+        # Lanes belong to one loaded handle and go with it, so a batch never mixes versions; there are at most as
+        # many as there are sets of arrays.
+        self._lanes: dict[Head, dict[frozenset[str], _Lane]] = {}
 
     @property
     def queue_rows(self) -> int:
-        return sum(lane.queue_rows for lanes in self._lanes.values() for lane in lanes)
+        return sum(lane.batcher.queue_rows for lanes in self._lanes.values() for lane in lanes.values())
 
     def head_info(self, model: str | None, version: str | None) -> HeadInfo:
         return self._repository.info(model, version)
 
     async def score(self, request: ScoreRequest, deadline_s: float = math.inf) -> ScoreResult:
-        """Answer what `request.outputs` names.
+        """Answer what `request.outputs` names, or raise what `begin` would deliver."""
+        return await awaited(partial(self.begin, request, deadline_s))
+
+    def begin(
+        self, request: ScoreRequest, deadline_s: float, deliver: Deliver[ScoreResult], gone: Gone = never
+    ) -> None:
+        """Deliver what `request.outputs` names.
 
         `deadline_s` is on the clock of `time.monotonic`; work whose deadline has passed is dropped before it
-        is computed, with `DeadlineExceeded`. Requests to a head raise `NotReady` if its version has gone, and
-        `QueueFull` where too much waits for it.
+        is computed, with `DeadlineExceeded`, and so it is, without a word, where `gone` says that nobody waits
+        any more. Requests to a head fail with `NotReady` if its version has gone, and with `QueueFull` where
+        too much waits for it.
         """
-        asked_s = time.monotonic()
-        if request.head is not None:
-            return await self._predict(request, request.head, deadline_s)
-        outputs, begun_s = await self.run(request.values.size, deadline_s, _timed_finish, request)
-        shape = request.values.shape
-        rows = math.prod(shape[: request.axis] + shape[request.axis + 1 :])
-        return ScoreResult(
-            outputs=outputs,
-            rows=rows,
-            batch_rows=rows,
-            seconds_queued=begun_s - asked_s,
-        )
+        if request.head is None:
+            self.run(request.values.size, deadline_s, deliver, _finish, request, time.monotonic())
+            return
+        try:
+            head = self._repository.head(request.head)
+            plain = (
+                request.temperature == 1
+                and request.dtype == request.head.dtype
+                and PLAIN_OUTPUTS.issuperset(request.outputs)
+            )
+            lane = self._lane(head, frozenset(request.outputs) if plain else _LOGITS)
+            batched = self._batched(request, head, deadline_s, deliver, lane.names if plain else None)
+            rows = request.values.reshape(-1, request.values.shape[-1])
+            lane.batcher.enter(rows, deadline_s, batched, gone)
+        except Exception as error:  # noqa: BLE001 - it is the outcome
+            deliver(error)
 
-    async def run(self, cost: int, deadline_s: float, work: Callable[..., T], *arguments: object) -> T:
+    def run(
+        self, cost: float, deadline_s: float, deliver: Deliver[T], work: Callable[..., T], *arguments: object
+    ) -> None:
         """Do `work`: here where it is cheap, else in the scoring thread, never after its deadline."""
-
-        def in_time() -> T:
-            if time.monotonic() > deadline_s:
-                raise DeadlineExceeded("deadline", "the time allowed passed before the work was begun")
-            return work(*arguments)
-
         if cost <= INLINE_COST:
-            return in_time()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, in_time)
+            deliver(_attempt(deadline_s, work, arguments))
+        else:
+            self.offload(deadline_s, deliver, work, *arguments)
+
+    def offload(
+        self, deadline_s: float, deliver: Deliver[T], work: Callable[..., T], *arguments: object
+    ) -> None:
+        """Do `work` in the scoring thread, but not after its deadline."""
+        loop = asyncio.get_running_loop()
+
+        def deliver_from_thread(done: Future[T | Exception]) -> None:
+            if not done.cancelled():  # by `close`, when nobody is left to hear of it
+                loop.call_soon_threadsafe(deliver, done.result())
+
+        self._thread.submit(_attempt, deadline_s, work, arguments).add_done_callback(deliver_from_thread)
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
         for lanes in self._lanes.values():
-            for lane in lanes:
-                lane.close()
+            for lane in lanes.values():
+                lane.batcher.close()
 
-    async def _predict(self, request: ScoreRequest, info: HeadInfo, deadline_s: float) -> ScoreResult:
-        head = self._repository.head(info)
-        batch_shape = request.values.shape[:-1]
-        lanes = self._lanes_of(head)
-        plain = (
-            PLAIN_OUTPUTS.issuperset(request.outputs)
-            and request.temperature == 1
-            and request.dtype == info.dtype
-        )
-        batched = await _submit(lanes.plain if plain else lanes.logits, request, deadline_s)
-        if plain:
-            outputs = _plain_outputs(request, batched)
-        else:
-            logits = cast("FloatArray", batched.arrays[0].reshape(*batch_shape, info.num_classes))
-            outputs = await self.run(logits.size, deadline_s, finish, request, logits, head)
-        return ScoreResult(
-            outputs=outputs,
-            rows=math.prod(batch_shape),
-            batch_rows=batched.batch_rows,
-            head=info,
-            seconds_queued=batched.seconds_queued,
-        )
+    def _batched(
+        self,
+        request: ScoreRequest,
+        head: Head,
+        deadline_s: float,
+        deliver: Deliver[ScoreResult],
+        names: tuple[str, ...] | None,
+    ) -> Deliver[Batched]:
+        """Make what takes a request's share of a batch: arrays of these names, or logits to be finished."""
 
-    def _lanes_of(self, head: Head) -> _Lanes:
+        def batched(outcome: Batched | Exception) -> None:
+            batch_shape = request.values.shape[:-1]
+            if isinstance(outcome, NonFiniteLogits):
+                deliver(NonFiniteLogits(outcome.row, batch_shape))
+            elif isinstance(outcome, Exception):
+                deliver(outcome)
+            elif names is not None:
+                shapes = batch_shape, (*batch_shape, head.info.num_classes)
+                deliver(_result(request, outcome, _plain_outputs(request, names, outcome.arrays, *shapes)))
+            else:
+                logits = cast("FloatArray", outcome.arrays[0].reshape(*batch_shape, head.info.num_classes))
+                self.run(logits.size, deadline_s, deliver, _finish_batched, request, outcome, logits, head)
+
+        return batched
+
+    def _lane(self, head: Head, outputs: frozenset[str]) -> _Lane:
         lanes = self._lanes.get(head)
         if lanes is None:
-            lanes = self._lanes[head] = _Lanes(self._batcher(head, _plain), self._batcher(head, _logits))
-        return lanes
+            gone = [other for other in self._lanes if not self._repository.holds(other)]
+            for other in gone:
+                del self._lanes[other]
+            lanes = self._lanes[head] = {}
+        lane = lanes.get(outputs)
+        if lane is None:
+            wanted = outputs | {"classes"} if "predicted_names" in outputs else outputs
+            names = tuple(name for name in BATCHED if name in wanted)
+            lane = lanes[outputs] = _Lane(self._batcher(head, names), names)
+        return lane
 
-    def _batcher(
-        self, head: Head, function: Callable[[Head, FloatArray], tuple[NDArray[np.generic], ...]]
-    ) -> Batcher:
+    def _batcher(self, head: Head, names: tuple[str, ...]) -> Batcher:
         info, limits = head.info, self._limits
         row_cost = info.num_classes * (1 + info.num_features / MULTIPLICATIONS_PER_LOGIT)
 
         return Batcher(
-            partial(function, head),
+            partial(_run_head, head, names),
             observe=self._observe_batch,
             inline_rows=int(INLINE_COST / row_cost),
             max_batch_rows=limits.batch_rows,
@@ -163,37 +195,66 @@ class Scorer:
         )
 
 
-def _plain(head: Head, rows: FloatArray) -> tuple[NDArray[np.generic], ...]:
-    normalised = softmax.normalise(head.run(rows))
-    return normalised.probabilities(), normalised.classes
-
-
-def _logits(head: Head, rows: FloatArray) -> tuple[NDArray[np.generic], ...]:
-    return (head.run(rows),)
-
-
-def _plain_outputs(request: ScoreRequest, batched: Batched) -> dict[str, Output]:
-    batch_shape = request.values.shape[:-1]
-    probabilities, classes = batched.arrays
-    made: dict[str, Output] = {}
-    for name in request.outputs:
-        if name == "probabilities":
-            made[name] = probabilities.reshape(*batch_shape, -1)
-        elif name == "classes":
-            made[name] = classes.reshape(batch_shape)
-        else:
-            made[name] = names_of(request, classes.reshape(batch_shape))
-    return made
-
-
-async def _submit(lane: Batcher, request: ScoreRequest, deadline_s: float) -> Batched:
-    rows = request.values.reshape(-1, request.values.shape[-1])
+def _attempt(deadline_s: float, work: Callable[..., T], arguments: tuple[object, ...]) -> T | Exception:
     try:
-        return await lane.submit(rows, deadline_s)
-    except NonFiniteLogits as error:
-        raise NonFiniteLogits(error.row, request.values.shape[:-1]) from None
+        if time.monotonic() > deadline_s:
+            raise DeadlineExceeded("deadline", "the time allowed passed before the work was begun")  # noqa: TRY301 - the outcome
+        return work(*arguments)
+    except Exception as error:  # noqa: BLE001 - it is the outcome
+        return error
 
 
-def _timed_finish(request: ScoreRequest) -> tuple[dict[str, Output], float]:
+def _run_head(head: Head, names: tuple[str, ...], rows: FloatArray) -> tuple[NDArray[np.generic], ...]:
+    logits = head.run(rows)
+    if names == ("logits",):
+        return (logits,)
+    normalised = softmax.normalise(logits)
+    return tuple(logits if name == "logits" else _NORMALISED[name](normalised) for name in names)
+
+
+_NORMALISED: dict[str, Callable[[softmax.Normalised], NDArray[np.generic]]] = {
+    "probabilities": softmax.Normalised.probabilities,
+    "classes": lambda normalised: normalised.classes,
+    "log_probabilities": softmax.Normalised.log_probabilities,
+}
+
+
+def _plain_outputs(
+    request: ScoreRequest,
+    names: tuple[str, ...],
+    arrays: tuple[NDArray[np.generic], ...],
+    batch_shape: tuple[int, ...],
+    shape: tuple[int, ...],
+) -> dict[str, Output]:
+    if names == request.outputs and len(shape) == 2:  # as they are
+        return dict(zip(names, arrays, strict=True))
+    made: dict[str, NDArray[Any]] = dict(zip(names, arrays, strict=True))
+    outputs: dict[str, Output] = {}
+    for name in request.outputs:
+        if name == "predicted_names":
+            outputs[name] = names_of(request, made["classes"].reshape(batch_shape))
+        else:
+            outputs[name] = made[name].reshape(batch_shape if name == "classes" else shape)
+    return outputs
+
+
+def _result(request: ScoreRequest, batched: Batched, outputs: dict[str, Output]) -> ScoreResult:
+    return ScoreResult(
+        outputs,
+        rows=math.prod(request.values.shape[:-1]),
+        head=request.head,
+        batch_rows=batched.batch_rows,
+        seconds_queued=batched.seconds_queued,
+    )
+
+
+def _finish_batched(request: ScoreRequest, batched: Batched, logits: FloatArray, head: Head) -> ScoreResult:
+    return _result(request, batched, finish(request, logits, head))
+
+
+def _finish(request: ScoreRequest, asked_s: float) -> ScoreResult:
     begun_s = time.monotonic()
-    return finish(request, request.values), begun_s
+    shape = request.values.shape
+    rows = math.prod(shape[: request.axis] + shape[request.axis + 1 :])
+    outputs = finish(request, request.values)
+    return ScoreResult(outputs, rows, batch_rows=rows, seconds_queued=begun_s - asked_s)

@@ -1,12 +1,13 @@
 """The one currency of the service: what is asked, what is answered, and what a head is.
 
-Every dialect decodes into a `ScoreRequest` and encodes a `ScoreResult`. Both are values: frozen, slotted,
-arrays inside, and therefore without equality: two arrays are not equal or unequal. A `ScoreRequest` is made by `wire.fields.assemble`, which has checked it: whoever scores it
-need not look again.
+Every dialect decodes into a `ScoreRequest` and encodes a `ScoreResult`. Both are values with arrays inside, and
+therefore not to be compared: two arrays are not equal or unequal. They are named tuples, since a frozen dataclass
+takes 2 µs longer to make. A `ScoreRequest` is made by `wire.fields.assemble`, which has checked it: whoever scores
+it need not look again.
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,8 +68,7 @@ class Labels:
     non_finite: Literal["error", "string"] = "error"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoreRequest:
+class ScoreRequest(NamedTuple):
     """One request, decoded and checked.
 
     Parameters
@@ -104,8 +104,7 @@ class ScoreRequest:
     top_contributions: int = 10
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoreResult:
+class ScoreResult(NamedTuple):
     """The answer: one value for each name of `ScoreRequest.outputs`, in that order.
 
     `rows` is the number of examples scored, `batch_rows` how many ran together with them; `seconds_queued` how long they waited.

@@ -66,6 +66,48 @@ async def test_hot_and_cold_ways_give_the_same_bytes_statuses_and_headers(
     assert seen(hot) == seen(cold)
 
 
+class Reply:
+    """Where the answer to a whole request goes."""
+
+    def __init__(self) -> None:
+        self.answered: asyncio.Future[httpx.Response] = asyncio.get_running_loop().create_future()
+
+    def gone(self) -> bool:
+        return False
+
+    def send(self, status: int, headers: str, body: bytes, *, close: bool) -> None:
+        pairs = [line.split(": ", 1) for line in headers.split("\r\n")[:-1]]
+        assert close == (["connection", "close"] in pairs)
+        named = [(name, value) for name, value in pairs]
+        self.answered.set_result(httpx.Response(status, headers=named, content=body))
+
+
+@pytest.mark.parametrize(("path", "body", "headers"), REQUESTS)
+@pytest.mark.parametrize("draining", [False, True])
+async def test_a_whole_request_gives_the_same_bytes_status_and_headers(
+    path: str, body: bytes, headers: dict[str, str], *, draining: bool
+) -> None:
+    app = made()
+    given = {**headers, "x-request-id": "same"}
+    async with app.router.lifespan_context(app), connected(app) as client:
+        if draining:
+            app.drain()
+        reply = Reply()
+        pairs = [(name.encode(), value.encode()) for name, value in given.items()]
+        app.shortcuts[path.encode()](pairs, body, reply)
+        whole = await reply.answered
+        conversed = await client.post(path, content=body, headers=given)
+        counts = app.metrics.values["logitserve_requests"]
+    assert seen(whole) == seen(conversed)
+    assert list(counts.values()) == [2]
+
+
+async def test_every_hot_path_has_its_shortcut() -> None:
+    app = made()
+    async with app.router.lifespan_context(app):
+        assert {path.encode() for _, path in app.hot} == set(app.shortcuts)
+
+
 async def test_hot_and_cold_ways_are_counted_alike() -> None:
     app = made()
     async with app.router.lifespan_context(app), connected(app) as client:

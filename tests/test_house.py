@@ -18,7 +18,7 @@ PACKAGE = ROOT / "service"
 
 # Lowest first; rooms of one floor do not know each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "metrics"),
+    ("errors", "metrics", "outcomes"),
     ("types",),
     ("settings", "numeric"),
     ("wire", "heads"),

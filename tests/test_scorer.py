@@ -4,9 +4,9 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -16,10 +16,13 @@ from service.errors import DeadlineExceeded, Invalid, NotReady, QueueFull
 from service.heads.graphs import Linear, build_linear
 from service.heads.repository import Repository
 from service.numeric.softmax import softmax
+from service.outcomes import Deliver, Gone, awaited
 from service.scorer import INLINE_COST, BatchLimits, Scorer
 from service.types import FloatArray, HeadInfo, ScoreRequest, ScoreResult
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 LOGITS = np.array([[0.5, 1.5, 0.1], [2.2, 1.3, 1.7]])
 NAMES = ("cat", "dog", "eel")
@@ -142,10 +145,19 @@ async def test_a_version_that_has_gone_is_not_ready(scorer: Scorer, repository: 
         await scorer.score(request)
 
 
+async def run(
+    scorer: Scorer, cost: float, deadline_s: float, work: Callable[..., T], *arguments: object
+) -> T:
+    def begin(deliver: Deliver[T], _gone: Gone) -> None:
+        scorer.run(cost, deadline_s, deliver, work, *arguments)
+
+    return await awaited(begin)
+
+
 async def test_cheap_work_stays_on_the_event_loop_and_dear_work_leaves_it(scorer: Scorer) -> None:
     here = threading.current_thread()
-    assert await scorer.run(INLINE_COST, math.inf, threading.current_thread) is here
-    assert await scorer.run(INLINE_COST + 1, math.inf, threading.current_thread) is not here
+    assert await run(scorer, INLINE_COST, math.inf, threading.current_thread) is here
+    assert await run(scorer, INLINE_COST + 1, math.inf, threading.current_thread) is not here
 
 
 async def test_dear_work_gives_the_same_bits(scorer: Scorer) -> None:
@@ -161,17 +173,17 @@ async def test_dear_work_gives_the_same_bits(scorer: Scorer) -> None:
 async def test_work_past_its_deadline_is_dropped_before_it_is_done(scorer: Scorer, cost: int) -> None:
     done: list[int] = []
     with pytest.raises(DeadlineExceeded):
-        await scorer.run(cost, time.monotonic() - 1, done.append, 1)
-    await scorer.run(cost, time.monotonic() + 60, done.append, 2)
+        await run(scorer, cost, time.monotonic() - 1, done.append, 1)
+    await run(scorer, cost, time.monotonic() + 60, done.append, 2)
     assert done == [2]
 
 
 async def test_work_that_waited_past_its_deadline_is_dropped_too(scorer: Scorer) -> None:
     release = threading.Event()
-    slow = asyncio.create_task(scorer.run(INLINE_COST + 1, math.inf, release.wait, 10))
+    slow = asyncio.create_task(run(scorer, INLINE_COST + 1, math.inf, release.wait, 10))
     await asyncio.sleep(0)
     done: list[int] = []
-    waiting = asyncio.create_task(scorer.run(INLINE_COST + 1, time.monotonic() + 0.05, done.append, 1))
+    waiting = asyncio.create_task(run(scorer, INLINE_COST + 1, time.monotonic() + 0.05, done.append, 1))
     await asyncio.sleep(0.1)
     release.set()
     await slow

@@ -1,15 +1,17 @@
 """The native routes: decode, score, encode."""
 
 from functools import partial
-from typing import Any
 
-from service.api.scoring import Encode, Scoring
-from service.api.transport import Answer, Exchange, Route
+from service.api.scoring import Decoded, Encoded, Scoring
+from service.api.transport import Answer, Exchange, Route, conversed
 from service.metrics import Metrics
+from service.outcomes import Deliver
 from service.scorer import Scorer
-from service.types import Operation, ScoreRequest, ScoreResult
+from service.types import Operation, ScoreResult
 from service.wire import native, schemas
 from service.wire.limits import Limits
+
+NAMED, VERSIONED = "/models/{model}/predict", "/models/{model}/versions/{version}/predict"
 
 
 class NativeDialect:
@@ -19,47 +21,37 @@ class NativeDialect:
         self._limits = limits
 
     def routes(self) -> list[Route]:
-        named, versioned = "/models/{model}/predict", "/models/{model}/versions/{version}/predict"
         return [
-            Route("POST", "/softmax", self.softmax, _described("softmax"), hot=True),
-            Route("POST", "/loss", self.loss, _described("loss"), hot=True),
-            Route("POST", "/predict", self.predict, _described("predict"), hot=True),
-            Route("POST", named, self.predict, _described("predict", "model")),
-            Route("POST", versioned, self.predict, _described("predict", "model", "version")),
+            self._route("/softmax", "softmax", hot=True),
+            self._route("/loss", "loss", hot=True),
+            self._route("/predict", "predict", hot=True),
+            self._route(NAMED, "predict", "model"),
+            self._route(VERSIONED, "predict", "model", "version"),
         ]
 
-    async def softmax(self, exchange: Exchange) -> Answer:
-        return await self._answer(exchange, "softmax")
+    def _route(self, path: str, operation: Operation, *in_path: str, hot: bool = False) -> Route:
+        decode = partial(self._decode, operation)
 
-    async def loss(self, exchange: Exchange) -> Answer:
-        return await self._answer(exchange, "loss")
+        def begin(exchange: Exchange, body: bytes, deliver: Deliver[Answer]) -> None:
+            self._scoring.begin(exchange, body, deliver, decode)
 
-    async def predict(self, exchange: Exchange) -> Answer:
-        return await self._answer(exchange, "predict")
+        described = {"tags": ["scoring"], **schemas.operation(operation, *in_path)}
+        return Route("POST", path, operation, conversed(begin), described, hot=hot, begin=begin)
 
-    async def _answer(self, exchange: Exchange, operation: Operation) -> Answer:
-        accepted = native.accepted(exchange.headers.get("accept"))
-        return await self._scoring.answer(exchange, partial(self._decode, exchange, operation, accepted))
-
-    def _decode(
-        self, exchange: Exchange, operation: Operation, accepted: str, body: bytes
-    ) -> tuple[ScoreRequest, Encode]:
+    def _decode(self, operation: Operation, exchange: Exchange, body: bytes) -> Decoded:
+        accepted = native.accepted(exchange.header(b"accept"))
         params = exchange.path_params
         request = native.decode(
             operation,
             body,
-            media_type=exchange.headers.get("content-type", ""),
+            media_type=exchange.header(b"content-type") or "",
             query=exchange.query,
             limits=self._limits,
             head_of=self._scorer.head_info,
             named=(params["model"], params.get("version")) if params else None,
         )
-        return request, partial(_encode, accepted)
+        return Decoded(request, partial(_encode, accepted))
 
 
-def _encode(accepted: str, result: ScoreResult) -> Answer:
-    return Answer(native.encode(result, accepted), accepted)
-
-
-def _described(operation: Operation, *in_path: str) -> dict[str, Any]:
-    return {"tags": ["scoring"], **schemas.operation(operation, *in_path)}
+def _encode(accepted: str, result: ScoreResult) -> Encoded:
+    return Encoded(native.encode(result, accepted), accepted)

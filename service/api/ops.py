@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from service.api.transport import Answer, Edge, Exchange, Route
+from service.api.transport import Answer, Edge, Exchange, Route, header_lines
 from service.errors import NotFound, NotReady
 from service.metrics import Board, Exposition, Values, summed
 
@@ -68,11 +68,11 @@ class Operations:
         ready = _described("Whether it can score now", "operations", {"503": "Not yet, or no more"})
         metrics = _described("Prometheus metrics, summed over the workers", "operations")
         return [
-            Route("GET", "/health/live", self.live, live),
-            Route("GET", "/health/ready", self.ready, ready),
-            Route("HEAD", "/health/live", self.live),
-            Route("HEAD", "/health/ready", self.ready),
-            Route("GET", "/metrics", self.metrics, metrics),
+            Route("GET", "/health/live", "live", self.live, live),
+            Route("GET", "/health/ready", "ready", self.ready, ready),
+            Route("HEAD", "/health/live", "live", self.live),
+            Route("HEAD", "/health/ready", "ready", self.ready),
+            Route("GET", "/metrics", "metrics", self.metrics, metrics),
         ]
 
     async def live(self, _exchange: Exchange) -> Answer:
@@ -104,9 +104,9 @@ class ModelList:
         one = _described("One model", "models", {"404": "No such model"}, "model")
         version = _described("One version", "models", {"404": "No such version"}, "model", "version")
         return [
-            Route("GET", "/models", self.every, every),
-            Route("GET", "/models/{model}", self.one, one),
-            Route("GET", "/models/{model}/versions/{version}", self.version, version),
+            Route("GET", "/models", "every", self.every, every),
+            Route("GET", "/models/{model}", "one", self.one, one),
+            Route("GET", "/models/{model}/versions/{version}", "version", self.version, version),
         ]
 
     async def every(self, _exchange: Exchange) -> Answer:
@@ -141,16 +141,16 @@ class Documentation:
 
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/openapi.json", self.openapi),
-            Route("GET", "/docs", self.page),
-            Route("GET", "/docs/{asset}", self.asset),
+            Route("GET", "/openapi.json", "openapi", self.openapi),
+            Route("GET", "/docs", "page", self.page),
+            Route("GET", "/docs/{asset}", "asset", self.asset),
         ]
 
     async def openapi(self, _exchange: Exchange) -> Answer:
         return Answer(orjson.dumps(self._openapi()), JSON)
 
     async def page(self, _exchange: Exchange) -> Answer:
-        policy = (("content-security-policy", DOCS_POLICY),)
+        policy = header_lines({"content-security-policy": DOCS_POLICY})
         return Answer(DOCS_PAGE, "text/html; charset=utf-8", headers=policy)
 
     async def asset(self, exchange: Exchange) -> Answer:

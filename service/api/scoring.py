@@ -6,61 +6,162 @@ What the bytes mean is not known here.
 import math
 import time
 from collections.abc import Callable
-from typing import TypeAlias
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
 
-from service.api.transport import Answer, Exchange
+import numpy as np
+
+from service.api.transport import Answer, Exchange, header_lines
 from service.metrics import Metrics
-from service.scorer import Scorer
-from service.types import HeadInfo, ScoreRequest, ScoreResult
+from service.outcomes import Deliver
+from service.scorer import INLINE_COST, Scorer
+from service.types import ScoreRequest, ScoreResult
 from service.wire import encodings
 from service.wire.limits import Limits
 
-Encode: TypeAlias = Callable[[ScoreResult], Answer]
+# Of the scorer's costs (10 ns each): reading a byte of JSON, and writing a number as JSON.
+COST_OF_JSON_BYTE = 0.25
+COST_OF_JSON_NUMBER = 4.0
+# Heads whose header lines are remembered; they are made again for whoever is forgotten.
+REMEMBERED_HEADS = 1024
+
+
+class Encoded(NamedTuple):
+    """An answer as its dialect writes it; `headers` are lines."""
+
+    body: bytes
+    media_type: str
+    headers: str = ""
+
+
+class Decoded(NamedTuple):
+    """What to score, how to answer it, and what writing a number of the answer costs."""
+
+    request: ScoreRequest
+    encode: Callable[[ScoreResult], Encoded]
+    number_cost: float = COST_OF_JSON_NUMBER
+
+
+Decode: TypeAlias = Callable[[Exchange, bytes], Decoded]
+# Says what decoding a body costs.
+DecodeCost: TypeAlias = Callable[[Exchange, bytes], float]
+
+
+def json_cost(_exchange: Exchange, body: bytes) -> float:
+    return COST_OF_JSON_BYTE * len(body)
 
 
 class Scoring:
     def __init__(self, scorer: Scorer, metrics: Metrics, limits: Limits) -> None:
-        self._scorer = scorer
-        self._metrics = metrics
-        self._limits = limits
+        self.scorer = scorer
+        self.metrics = metrics
+        self.limits = limits
 
-    async def answer(
+    def begin(
         self,
         exchange: Exchange,
-        decode: Callable[[bytes], tuple[ScoreRequest, Encode]],
-        cost_of: Callable[[bytes], int] = len,
-    ) -> Answer:
-        """Read the body, decode, score and encode it; what is dear leaves the event loop.
-
-        `decode` gives what to score, and how to answer it; `cost_of` says what decoding a body costs, in
-        bytes of text.
-        """
-        body = await exchange.body()
-        run, deadline_s = self._scorer.run, exchange.deadline_s
-        begun_s = time.monotonic()
-        if encoding := exchange.headers.get("content-encoding"):
-            limit_bytes = self._limits.body_bytes
-            body = await run(len(body), deadline_s, encodings.decompress, body, encoding, limit_bytes)
-        request, encode = await run(cost_of(body), deadline_s, decode, body)
-        decoded_s = time.monotonic()
-        result = await self._scorer.score(request, deadline_s)
-        scored_s = time.monotonic()
-        answer = await run(request.values.size, math.inf, encode, result)
-        times = {
-            "decode": decoded_s - begun_s,
-            "queue": result.seconds_queued,
-            "infer": scored_s - decoded_s - result.seconds_queued,
-            "encode": time.monotonic() - scored_s,
-        }
-        if result.head:
-            self._metrics.rows(result.head.model, result.head.version, result.rows)
-        return answer._replace(headers=(*answer.headers, *_headers(times, result.batch_rows, result.head)))
+        body: bytes,
+        deliver: Deliver[Answer],
+        decode: Decode,
+        cost_of: DecodeCost = json_cost,
+    ) -> None:
+        """Decode, score and encode a body; what is dear leaves the event loop."""
+        passage = _Passage(self, exchange, deliver, decode, cost_of)
+        if b"content-encoding" not in exchange.headers:
+            passage.decode_body(body)
+            return
+        encoding = exchange.headers[b"content-encoding"].decode("latin-1")
+        arguments = body, encoding, self.limits.body_bytes
+        self.scorer.run(len(body), exchange.deadline_s, passage.inflated, encodings.decompress, *arguments)
 
 
-def _headers(times: dict[str, float], batch_rows: int, head: HeadInfo | None) -> tuple[tuple[str, str], ...]:
-    timing = ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in times.items())
-    headers = (("server-timing", timing), ("x-batch-rows", str(batch_rows)))
-    if head is None:
-        return headers
-    named = (("x-model", head.model), ("x-model-version", head.version), ("x-model-digest", head.digest))
-    return (*headers, *named)
+class _Passage:
+    """One request on its way: each step is begun by the one before, here or from a thread."""
+
+    def __init__(
+        self,
+        scoring: Scoring,
+        exchange: Exchange,
+        deliver: Deliver[Answer],
+        decode: Decode,
+        cost_of: DecodeCost,
+    ) -> None:
+        self.scoring = scoring
+        self.exchange = exchange
+        self.deliver = deliver
+        self.decode = decode
+        self.cost_of = cost_of
+        self.begun_s = time.monotonic()
+
+    def inflated(self, body: bytes | Exception) -> None:
+        if isinstance(body, Exception):
+            self.deliver(body)
+        else:
+            self.decode_body(body)
+
+    def decode_body(self, body: bytes) -> None:
+        exchange = self.exchange
+        if self.cost_of(exchange, body) > INLINE_COST:
+            self.scoring.scorer.offload(exchange.deadline_s, self.score, self.decode, exchange, body)
+            return
+        decoded: Decoded | Exception
+        try:
+            decoded = self.decode(exchange, body)
+        except Exception as error:  # noqa: BLE001 - it is the outcome
+            decoded = error
+        self.score(decoded)
+
+    def score(self, decoded: Decoded | Exception) -> None:
+        if isinstance(decoded, Exception):
+            self.deliver(decoded)
+            return
+        self.decoded = decoded
+        self.decoded_s = time.monotonic()
+        exchange = self.exchange
+        self.scoring.scorer.begin(decoded.request, exchange.deadline_s, self.encode, exchange.gone)
+
+    def encode(self, result: ScoreResult | Exception) -> None:
+        if isinstance(result, Exception):
+            self.deliver(result)
+            return
+        self.result = result
+        self.scored_s = time.monotonic()
+        numbers = 0
+        for value in result.outputs.values():
+            if type(value) is np.ndarray:
+                numbers += value.size
+        if numbers * self.decoded.number_cost > INLINE_COST:
+            self.scoring.scorer.offload(math.inf, self.answer, self.decoded.encode, result)
+            return
+        encoded: Encoded | Exception
+        try:
+            encoded = self.decoded.encode(result)
+        except Exception as error:  # noqa: BLE001 - it is the outcome
+            encoded = error
+        self.answer(encoded)
+
+    def answer(self, encoded: Encoded | Exception) -> None:
+        if isinstance(encoded, Exception):
+            self.deliver(encoded)
+            return
+        body, media_type, headers = encoded
+        result = self.result
+        head = result.head
+        if head is not None:
+            self.scoring.metrics.rows(head.model, head.version, result.rows)
+            headers += _lines_of(head.model, head.version, head.digest)
+        queued_ms = 1000 * result.seconds_queued
+        decode_ms = 1000 * (self.decoded_s - self.begun_s)
+        infer_ms = 1000 * (self.scored_s - self.decoded_s) - queued_ms
+        encode_ms = 1000 * (time.monotonic() - self.scored_s)
+        headers += (
+            f"server-timing: decode;dur={decode_ms:.3f}, queue;dur={queued_ms:.3f}, "
+            f"infer;dur={infer_ms:.3f}, encode;dur={encode_ms:.3f}\r\n"
+            f"x-batch-rows: {result.batch_rows}\r\n"
+        )
+        self.deliver(Answer(body, media_type, 200, headers))
+
+
+@lru_cache(REMEMBERED_HEADS)
+def _lines_of(model: str, version: str, digest: str) -> str:
+    return header_lines({"x-model": model, "x-model-version": version, "x-model-digest": digest})

@@ -3,6 +3,9 @@
 What middleware would do is done here, so that the hot routes, which the application calls past its router,
 and the cold ones cannot differ. It is the one place where an error becomes an answer. It knows nothing of
 tensors: a route is a function from an `Exchange` to an `Answer`.
+
+A request comes in one of two ways: as an ASGI conversation, or, where the server has all of it and knows the
+way, as a call with the whole request (`Shortcut`). Both make the same exchange and send the same answer.
 """
 
 import asyncio
@@ -11,10 +14,11 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
-from urllib.parse import parse_qsl
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, TypeAlias
+from urllib.parse import parse_qsl, quote
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -29,6 +33,7 @@ from service.errors import (
     Unforeseen,
 )
 from service.metrics import Metrics
+from service.outcomes import Deliver, Gone, awaited, never
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -52,72 +57,108 @@ REJECTIONS = frozenset({429, 503, 504})
 
 PROBLEM_TYPE = "application/problem+json"
 
+NO_PARAMS: Mapping[str, str] = MappingProxyType({})
+# What stands in a header as it is: everything that ASCII prints, but the sign of the encoding itself is kept too.
+PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
+
 
 class Disconnected(Exception):
     """The caller went away; there is nobody to answer."""
 
 
 class Answer(NamedTuple):
-    """A whole answer; headers are names in lower case and values."""
+    """A whole answer; `headers` are lines made by `header_lines`."""
 
     body: bytes
     media_type: str
     status: int = 200
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-Endpoint: TypeAlias = Callable[["Exchange"], Awaitable[Answer]]
+    headers: str = ""
 
 
 # A dialect's own form of an error: status, body and media type.
 ErrorBody: TypeAlias = Callable[[RequestError], tuple[int, bytes, str]]
 
 
-class Route(NamedTuple):
-    """One route as the application registers it; `hot` ones are called past the router.
+class Reply(Protocol):
+    """Where the answer to a whole request goes."""
 
-    Where `error_body` is given it writes the route's errors, in place of problem+json.
+    def gone(self) -> bool:
+        """Whether nobody is there any more to get it."""
+        ...
+
+    def send(self, status: int, headers: str, body: bytes, *, close: bool) -> None:
+        """Send an answer; `headers` are lines as `header_lines` makes them, `close` ends the connection."""
+
+
+# Takes a whole request: its headers as ASGI has them, and its body. It does not raise.
+Shortcut: TypeAlias = Callable[[Iterable[tuple[bytes, bytes]], bytes, Reply], None]
+
+
+class Target(NamedTuple):
+    """What a request is for: its path's template, what stands in the path, and its dialect's form of errors."""
+
+    path: str = UNMATCHED
+    path_params: Mapping[str, str] = NO_PARAMS
+    error_body: ErrorBody | None = None
+
+
+class Exchange:
+    """One request and what its answer needs to know of it; times are on the clock of `time.monotonic`.
+
+    Most of it stays as it is here in most requests, and is set where it does not.
     """
 
-    method: str
-    path: str
-    endpoint: Endpoint
-    openapi: Mapping[str, Any] | None = None
-    hot: bool = False
-    error_body: ErrorBody | None = None
+    target = Target()
+    query_string = b""
+    receive: Receive | None = None
+    gone: Gone = staticmethod(never)
+    status = CLIENT_CLOSED
 
-
-@dataclass(slots=True)
-class Exchange:
-    """One request and what its answer needs to know of it; times are on the clock of `time.monotonic`."""
-
-    scope: Scope
-    receive: Receive
-    request_id: str
-    started_s: float
-    deadline_s: float
-    body_limit_bytes: int
-    headers: dict[str, str]
-    route: str = UNMATCHED
-    error_body: ErrorBody | None = None
-    status: int = CLIENT_CLOSED
-    answer_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    def __init__(
+        self,
+        headers: dict[bytes, bytes],
+        method: str,
+        request_id: str,
+        timeout_s: float,
+        body_limit_bytes: int,
+    ) -> None:
+        self.headers = headers
+        self.method = method
+        self.request_id = request_id
+        self.body_limit_bytes = body_limit_bytes
+        self.started_s = time.monotonic()
+        self.deadline_s = self.started_s + timeout_s
 
     @property
-    def path_params(self) -> dict[str, str]:
-        params: dict[str, str] = self.scope.get("path_params", {})  # the hot way has no router to make them
-        return params
+    def path_params(self) -> Mapping[str, str]:
+        return self.target.path_params
+
+    def header(self, name: bytes) -> str | None:
+        """Return the value of a header, named in lower case."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
     @property
     def query(self) -> list[tuple[str, str]]:
-        raw: bytes = self.scope["query_string"]
+        raw = self.query_string
         return parse_qsl(raw.decode("latin-1"), keep_blank_values=True) if raw else []
+
+    def shorten_deadline(self) -> None:
+        """Let the caller shorten the server's own time, never lengthen it."""
+        if b"x-request-timeout-ms" not in self.headers:
+            return
+        asked = self.headers[b"x-request-timeout-ms"].decode("latin-1")
+        if not (asked.isascii() and asked.isdecimal() and float(asked) > 0):
+            message = f"expected a whole number of milliseconds above 0, got {asked[:40]!r}"
+            raise Invalid("option_type", message, path="X-Request-Timeout-Ms")
+        # float takes any number of digits, int refuses more than 4,300
+        self.deadline_s = min(self.deadline_s, self.started_s + float(asked) / 1000)
 
     async def body(self) -> bytes:
         """Read the body, within its limit and the deadline."""
-        declared = self.headers.get("content-length", "0")
-        if declared.isdecimal() and float(declared) > self.body_limit_bytes:
-            raise self._too_large(f"{declared[:20]} bytes")
+        declared = self.headers.get(b"content-length", b"0")
+        if declared.isdigit():
+            self.check_body_bytes(float(declared))
         try:
             async with asyncio.timeout(self.deadline_s - time.monotonic()):
                 return await self._read()
@@ -126,24 +167,50 @@ class Exchange:
             message = "the time allowed passed before the body had arrived"
             raise DeadlineExceeded("deadline", message, headers=headers) from None
 
+    def check_body_bytes(self, size: float) -> None:
+        if size > self.body_limit_bytes:
+            limit = f"at most {self.body_limit_bytes} bytes (LOGITSERVE_BODY_LIMIT_BYTES)"
+            raise TooLarge(
+                "body_too_large", f"expected {limit}, got {str(size).removesuffix('.0')[:20]} bytes"
+            )
+
     async def _read(self) -> bytes:
         parts: list[bytes] = []
         size = 0
-        while True:
+        while self.receive is not None:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Disconnected
             part: bytes = message.get("body", b"")
             size += len(part)
-            if size > self.body_limit_bytes:
-                raise self._too_large("more")
+            self.check_body_bytes(size)
             parts.append(part)
             if not message.get("more_body", False):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _too_large(self, came: str) -> TooLarge:
-        limit = f"at most {self.body_limit_bytes} bytes (LOGITSERVE_BODY_LIMIT_BYTES)"
-        return TooLarge("body_too_large", f"expected {limit}, got {came}")
+
+Endpoint: TypeAlias = Callable[[Exchange], Awaitable[Answer]]
+# Answers a request whose body is there, by a call and without raising.
+Begin: TypeAlias = Callable[[Exchange, bytes, Deliver[Answer]], None]
+
+
+class Route(NamedTuple):
+    """One route as the application registers it.
+
+    `begin`, where it is given, is what `endpoint` does once it has the body: `hot` routes are called past the
+    router, and by it where the server has the whole request. Where `error_body` is given it writes the route's
+    errors, in place of problem+json.
+    """
+
+    method: str
+    path: str
+    name: str
+    endpoint: Endpoint
+    openapi: Mapping[str, Any] | None = None
+    hot: bool = False
+    error_body: ErrorBody | None = None
+    begin: Begin | None = None
 
 
 class Edge:
@@ -159,17 +226,16 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, app: ASGIApp) -> None:
         """Pass one HTTP request to `app`; whatever happens, count it and answer it."""
-        exchange = scope[EXCHANGE] = self._exchange(scope, receive)
-        self._metrics.request_started()
+        exchange = scope[EXCHANGE] = self._open(dict(scope["headers"]), scope["method"])
+        exchange.query_string = scope["query_string"]
 
         async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *exchange.answer_headers]
+                message["headers"] = [*message.get("headers", ()), *_pairs(self._own_lines(exchange))]
             await send(message)
 
         try:
-            self._set_deadline(exchange)
             await app(scope, receive, send_counted)
         except Disconnected:
             pass
@@ -180,9 +246,44 @@ class Edge:
             else:
                 await send_answer(send_counted, self.answer_error(exchange, error))
         finally:
-            self._metrics.request_finished(
-                exchange.route, scope["method"], exchange.status, time.monotonic() - exchange.started_s
-            )
+            self._count(exchange)
+
+    def shortcut(self, route: Route, begin: Begin, path_params: Mapping[str, str] = NO_PARAMS) -> Shortcut:
+        """Make what a server may call with a whole request for `route` in place of a conversation."""
+        target = Target(route.path, path_params, route.error_body)
+
+        def take(headers: Iterable[tuple[bytes, bytes]], body: bytes, reply: Reply) -> None:
+            exchange = self._open(dict(headers), route.method)
+            exchange.target = target
+            exchange.gone = reply.gone
+            done = partial(self._reply, exchange, reply)
+            try:
+                exchange.shorten_deadline()
+                exchange.check_body_bytes(len(body))
+            except RequestError as error:
+                done(error)
+            else:
+                begin(exchange, body, done)
+
+        return take
+
+    def _reply(self, exchange: Exchange, reply: Reply, outcome: Answer | Exception) -> None:
+        """Send the answer to a whole request and count it."""
+        answer = self.answer_error(exchange, outcome) if isinstance(outcome, Exception) else outcome
+        if not reply.gone():
+            exchange.status = answer.status
+            headers = _lines(answer) + self._own_lines(exchange)
+            reply.send(answer.status, headers, answer.body, close=self.draining)
+        self._count(exchange)
+
+    def _own_lines(self, exchange: Exchange) -> str:
+        """Write the headers that every answer has."""
+        closing = "connection: close\r\n" if self.draining else ""
+        return f"x-request-id: {exchange.request_id}\r\n{closing}"
+
+    def _count(self, exchange: Exchange) -> None:
+        duration_s = time.monotonic() - exchange.started_s
+        self._metrics.request_finished(exchange.target.path, exchange.method, exchange.status, duration_s)
 
     def answer_error(self, exchange: Exchange, error: Exception) -> Answer:
         """Map an error to its answer; what is unforeseen is logged and answered with one fixed sentence."""
@@ -191,12 +292,12 @@ class Edge:
             logger.error("request %s failed", exchange.request_id, exc_info=error)
             message = "an unforeseen fault of the service; its log has the details under this request id"
             known = Unforeseen("internal", message)
-        self._metrics.error(exchange.route, known.code)
+        self._metrics.error(exchange.target.path, known.code)
         if known.status in REJECTIONS:
             self._metrics.rejected(known.code)
-        headers = tuple((name.lower(), value) for name, value in known.headers.items())
-        if exchange.error_body:
-            status, body, media_type = exchange.error_body(known)
+        headers = header_lines({name.lower(): value for name, value in known.headers.items()})
+        if error_body := exchange.target.error_body:
+            status, body, media_type = error_body(known)
             return Answer(body, media_type, status, headers)
         problem = {
             "type": f"urn:logitserve:error:{known.code}",
@@ -209,39 +310,14 @@ class Edge:
         }
         return Answer(orjson.dumps(problem), PROBLEM_TYPE, known.status, headers)
 
-    def _exchange(self, scope: Scope, receive: Receive) -> Exchange:
-        started_s = time.monotonic()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        request_id = headers.get("x-request-id", "")
+    def _open(self, headers: dict[bytes, bytes], method: str) -> Exchange:
+        request_id = headers[b"x-request-id"].decode("latin-1") if b"x-request-id" in headers else ""
         if not (
             0 < len(request_id) <= REQUEST_ID_CHARACTERS and request_id.isascii() and request_id.isprintable()
         ):
             request_id = self._id_prefix + str(next(self._id_counter))
-        exchange = Exchange(
-            scope,
-            receive,
-            request_id,
-            started_s,
-            started_s + self._request_timeout_s,
-            self._body_limit_bytes,
-            headers,
-        )
-        exchange.answer_headers.append((b"x-request-id", request_id.encode("ascii")))
-        if self.draining:
-            exchange.answer_headers.append((b"connection", b"close"))
-        return exchange
-
-    def _set_deadline(self, exchange: Exchange) -> None:
-        """Let the caller shorten the server's own time, never lengthen it."""
-        asked = exchange.headers.get("x-request-timeout-ms")
-        if asked is None:
-            return
-        if not (asked.isascii() and asked.isdecimal() and float(asked) > 0):
-            message = f"expected a whole number of milliseconds above 0, got {asked[:40]!r}"
-            raise Invalid("option_type", message, path="X-Request-Timeout-Ms")
-        # float takes any number of digits, int refuses more than 4,300
-        timeout_s = min(float(asked) / 1000, self._request_timeout_s)
-        exchange.deadline_s = exchange.started_s + timeout_s
+        self._metrics.request_started()
+        return Exchange(headers, method, request_id, self._request_timeout_s, self._body_limit_bytes)
 
 
 def _known(error: Exception) -> RequestError | None:
@@ -257,25 +333,51 @@ def _known(error: Exception) -> RequestError | None:
     return None
 
 
+def conversed(begin: Begin) -> Endpoint:
+    """Make an endpoint of what answers once the body is there."""
+
+    async def endpoint(exchange: Exchange) -> Answer:
+        body = await exchange.body()
+
+        def answer(deliver: Deliver[Answer], gone: Gone) -> None:
+            exchange.gone = gone
+            begin(exchange, body, deliver)
+
+        return await awaited(answer)
+
+    return endpoint
+
+
 def asgi(route: Route) -> ASGIApp:
     """Make a raw ASGI function of a route; the router and the hot table call the same one."""
-    path, endpoint, error_body = route.path, route.endpoint, route.error_body
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope[EXCHANGE]
-        exchange.route = path
-        exchange.error_body = error_body
+        path_params = scope.get("path_params", NO_PARAMS)  # the hot way has no router to make them
+        exchange.target = Target(route.path, path_params, route.error_body)
+        exchange.shorten_deadline()
         exchange.receive = receive
-        await send_answer(send, await endpoint(exchange))
+        await send_answer(send, await route.endpoint(exchange))
 
     return app
 
 
+def header_lines(headers: Mapping[str, str]) -> str:
+    """Write headers, named in lower case, as they stand on the wire; what a header cannot hold is percent-encoded."""
+    return "".join(f"{name}: {quote(value, safe=PRINTABLE)}\r\n" for name, value in headers.items())
+
+
+def _lines(answer: Answer) -> str:
+    return f"content-type: {answer.media_type}\r\ncontent-length: {len(answer.body)}\r\n{answer.headers}"
+
+
+def _pairs(lines: str) -> list[tuple[bytes, bytes]]:
+    """Read header lines as ASGI has them."""
+    pairs = (line.partition(b": ") for line in lines.encode("latin-1").split(b"\r\n")[:-1])
+    return [(name, value) for name, _, value in pairs]
+
+
 async def send_answer(send: Send, answer: Answer) -> None:
-    headers = [
-        (b"content-type", answer.media_type.encode("latin-1")),
-        (b"content-length", str(len(answer.body)).encode("ascii")),
-        *((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers),
-    ]
+    headers = _pairs(_lines(answer))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

@@ -11,13 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded, QueueFull
+from service.outcomes import Deliver, Gone, awaited, never
 
 Rows: TypeAlias = NDArray[Any]
 # Gets rows [n, …], returns arrays with n rows each.
@@ -35,10 +36,10 @@ class Batched(NamedTuple):
     seconds_queued: float
 
 
-@dataclass(slots=True)
-class _Waiter:
+class _Waiter(NamedTuple):
     rows: Rows
-    answer: asyncio.Future[Batched]
+    deliver: Deliver[Batched]
+    gone: Gone
     deadline_s: float
     entered_s: float
 
@@ -86,21 +87,22 @@ class Batcher:
         self.queue_rows = 0
 
     async def submit(self, rows: Rows, deadline_s: float = math.inf) -> Batched:
-        """Run rows [n, …] together with whatever else waits.
+        """Run rows as `enter` does, and return or raise what it would deliver."""
+        return await awaited(partial(self.enter, rows, deadline_s))
+
+    def enter(self, rows: Rows, deadline_s: float, deliver: Deliver[Batched], gone: Gone = never) -> None:
+        """Run rows [n, …] together with whatever else waits, and deliver what the function made of them.
 
         `deadline_s` is on the clock of `time.monotonic`; rows whose deadline has passed are dropped before they
-        are run, with `DeadlineExceeded`. What the function raises is raised here, if it does so for these rows
-        alone.
+        are run, with `DeadlineExceeded`, and without a word where `gone` says so. What the function raises is
+        delivered, if it does so for these rows alone. Raises `QueueFull` at once where too many wait.
         """
         if self.queue_rows and self.queue_rows + len(rows) > self._max_queue_rows:
             raise self._refusal(len(rows))
-        loop = asyncio.get_running_loop()
-        waiter = _Waiter(rows, loop.create_future(), deadline_s, time.monotonic())
-        self._waiting.append(waiter)
+        self._waiting.append(_Waiter(rows, deliver, gone, deadline_s, time.monotonic()))
         self.queue_rows += len(rows)
         if not self._scheduled and not self._busy:
-            self._schedule(loop)
-        return await waiter.answer
+            self._schedule(asyncio.get_running_loop())
 
     def close(self) -> None:
         """End the thread; whoever waits gets an answer first."""
@@ -155,11 +157,11 @@ class Batcher:
                 break
             self._waiting.popleft()
             self.queue_rows -= len(waiter.rows)
-            if waiter.answer.done():
+            if waiter.gone():
                 continue
             if now_s > waiter.deadline_s:
                 message = "the time allowed passed while the rows waited"
-                waiter.answer.set_exception(DeadlineExceeded("deadline", message))
+                waiter.deliver(DeadlineExceeded("deadline", message))
                 continue
             batch.append(waiter)
             rows += len(waiter.rows)
@@ -200,12 +202,10 @@ class Batcher:
         rate = rows / max(running_s, 1e-9)
         self._rows_per_s += RATE_WEIGHT * (rate - self._rows_per_s) if self._rows_per_s else rate
         for waiter, answer in zip(batch, answers, strict=True):
-            if waiter.answer.done():
-                continue  # cancelled while it ran
             if isinstance(answer, Exception):
-                waiter.answer.set_exception(answer)
+                waiter.deliver(answer)
             else:
-                waiter.answer.set_result(Batched(answer, rows, begun_s - waiter.entered_s))
+                waiter.deliver(Batched(answer, rows, begun_s - waiter.entered_s))
 
     def _refusal(self, rows: int) -> QueueFull:
         after_s = math.ceil(self.queue_rows / self._rows_per_s) if self._rows_per_s else 1

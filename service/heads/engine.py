@@ -12,6 +12,7 @@ import numpy as np
 
 from service.errors import Invalid, ModelError, StartError
 from service.heads.graphs import has_external_data
+from service.numeric.checks import all_finite
 from service.types import FloatArray, FloatType
 
 Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -113,7 +114,7 @@ class Engine:
             return np.empty((*batch_shape, self.num_classes), self.dtype)
         rows = np.ascontiguousarray(features.reshape(-1, self.num_features))
         logits: FloatArray = self._session.run([self.output_name], {self.input_name: rows})[0]
-        if not np.isfinite(logits).all():
+        if not all_finite(logits):
             row = int(np.argmin(np.isfinite(logits).all(axis=1)))
             raise NonFiniteLogits(row, batch_shape)
         return logits.reshape(*batch_shape, self.num_classes)

@@ -118,6 +118,9 @@ class Head:
             return self._linear.weights
 
 
+NO_VERSIONS: dict[str, Head] = {}
+
+
 class Repository:
     """All versions at one location.
 
@@ -177,10 +180,14 @@ class Repository:
 
     def head(self, info: HeadInfo) -> Head:
         """The handle of an exact version; `NotReady` where it has gone."""
-        head = self._heads.get(info.model, {}).get(info.version)
+        head = self._heads.get(info.model, NO_VERSIONS).get(info.version)
         if head is None or head.info.digest != info.digest:
             raise NotReady("not_ready", f"{info.model} version {info.version} is no longer loaded")
         return head
+
+    def holds(self, head: Head) -> bool:
+        """Whether this very handle is the one that serves its version."""
+        return self._heads.get(head.info.model, NO_VERSIONS).get(head.info.version) is head
 
     def describe(self) -> list[dict[str, Any]]:
         """Everything that may be told of the heads, model by model, as JSON values."""

@@ -70,11 +70,8 @@ def round_to(values: NDArray[Any], dtype: FloatType, *, path: str) -> FloatArray
         `float32_overflow` at the first finite number that would become infinite: left alone, 1e39 would be
         refused as an infinity nobody sent, and -1e39 would silently mask a class.
     """
-    if dtype.itemsize >= values.dtype.itemsize:
-        return cast("FloatArray", values.astype(dtype, copy=False))
-    with np.errstate(over="ignore"):  # looked for below, with its place
-        rounded = cast("FloatArray", values.astype(dtype))
-    if not _all_finite(rounded):
+    rounded = _rounded(values, dtype)
+    if dtype.itemsize < values.dtype.itemsize and not all_finite(rounded):
         overflowed = np.isinf(rounded) & np.isfinite(values)
         _refuse(values, overflowed, "float32_overflow", path, "a number of at most 3.4028235e38 in float32")
     return rounded
@@ -98,10 +95,10 @@ def check_logits(logits: FloatArray, axis: int) -> None:
     """
     if logits.shape[axis] == 0:
         raise Invalid("no_classes", f"expected at least one class, got shape {_shape(logits)}", path="logits")
-    if _all_finite(logits):
+    if all_finite(logits):
         return
     largest = logits.max(axis=axis)  # NaN wins over every number, so one pass finds all three offences
-    if _all_finite(largest):
+    if all_finite(largest):
         return
     _refuse(logits, ~(logits < np.inf), "non_finite_logits", "logits", "a finite number or -Infinity")
     raise Invalid(
@@ -111,69 +108,60 @@ def check_logits(logits: FloatArray, axis: int) -> None:
     )
 
 
-def check_features(features: FloatArray) -> None:
-    """Refuse features that are NaN or infinite.
+def round_features(features: NDArray[Any], dtype: FloatType) -> FloatArray:
+    """Round features as `round_to` does, and refuse those that are NaN or infinite, in one look at them all.
 
     Parameters
     ----------
-    features : float array [..., num_features]
+    features : array of floats or integers [..., num_features]
+    dtype : float32 or float64
 
     Raises
     ------
     Invalid
-        `non_finite_features` at the first of them.
+        `float32_overflow`, then `non_finite_features`, at the first of them.
     """
-    if not _all_finite(features):
-        _refuse(features, ~np.isfinite(features), "non_finite_features", "features", "a finite number")
+    rounded = _rounded(features, dtype)
+    if not all_finite(rounded):
+        round_to(features, dtype, path="features")
+        _refuse(rounded, ~np.isfinite(rounded), "non_finite_features", "features", "a finite number")
+    return rounded
 
 
 def check_top_k(k: int, num_classes: int) -> None:
     """Refuse (`top_k_range`) a number of best classes outside 1 to `num_classes`."""
     if not 1 <= k <= num_classes:
-        raise Invalid(
-            "top_k_range", f"expected a number from 1 to {num_classes}, got {_shown(k)}", path="top_k"
-        )
+        message = f"expected a number from 1 to {num_classes}, got {_shown(k)}"
+        raise Invalid("top_k_range", message, path="top_k")
 
 
 def check_temperature(temperature: float) -> None:
     """Refuse (`temperature_range`) a temperature that is not a finite number above 0."""
     if not 0 < temperature < math.inf:
-        raise Invalid(
-            "temperature_range",
-            f"expected a finite number above 0, got {_shown(temperature)}",
-            path="temperature",
-        )
+        message = f"expected a finite number above 0, got {_shown(temperature)}"
+        raise Invalid("temperature_range", message, path="temperature")
 
 
 def check_label_smoothing(value: float) -> None:
     """Refuse (`label_smoothing_range`) a share outside [0, 1]."""
     if not 0 <= value <= 1:
-        raise Invalid(
-            "label_smoothing_range",
-            f"expected a number from 0 to 1, got {_shown(value)}",
-            path="label_smoothing",
-        )
+        message = f"expected a number from 0 to 1, got {_shown(value)}"
+        raise Invalid("label_smoothing_range", message, path="label_smoothing")
 
 
 def check_reduction(reduction: str) -> Reduction:
     """Return the reduction, or refuse it (`unknown_reduction`)."""
     if reduction not in get_args(Reduction):
-        raise Invalid(
-            "unknown_reduction",
-            f"expected one of {', '.join(get_args(Reduction))}, got {_shown(reduction)}",
-            path="reduction",
-        )
+        message = f"expected one of {', '.join(get_args(Reduction))}, got {_shown(reduction)}"
+        raise Invalid("unknown_reduction", message, path="reduction")
     return cast("Reduction", reduction)
 
 
 def check_ignore_index(ignore_index: int | None, label_format: LabelFormat) -> None:
     """Refuse (`ignore_index_with_dense`) an index to ignore among labels that are no indices."""
     if ignore_index is not None and label_format == "dense":
-        raise Invalid(
-            "ignore_index_with_dense",
-            "expected index labels, got rows of target probabilities",
-            path="ignore_index",
-        )
+        message = "expected index labels, got rows of target probabilities"
+        raise Invalid("ignore_index_with_dense", message, path="ignore_index")
 
 
 def label_format(labels_rank: int, logits_rank: int, asked: Literal["auto", "index", "dense"]) -> LabelFormat:
@@ -358,8 +346,18 @@ def _check_distribution(labels: FloatArray, axis: int) -> None:
         )
 
 
-def _all_finite(values: NDArray[Any]) -> bool:
-    return bool(np.count_nonzero(np.isfinite(values)) == values.size)  # counting is faster than `all`
+def all_finite(values: NDArray[Any]) -> bool:
+    """Tell whether no number is NaN or infinite."""
+    return (
+        0 not in np.isfinite(values).tobytes()
+    )  # a third of the time of `all` for a row, and no more for many
+
+
+def _rounded(values: NDArray[Any], dtype: FloatType) -> FloatArray:
+    if dtype.itemsize >= values.dtype.itemsize:
+        return cast("FloatArray", values.astype(dtype, copy=False))
+    with np.errstate(over="ignore"):  # whoever asks looks for it, with its place
+        return cast("FloatArray", values.astype(dtype))
 
 
 def _refuse(values: NDArray[Any], forbidden: NDArray[np.bool_], code: str, field: str, expected: str) -> None:

@@ -6,9 +6,11 @@ options, logits or features, labels, weights. How bytes became fields is not kno
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from service.errors import Invalid
@@ -16,13 +18,16 @@ from service.numeric import checks
 from service.types import FloatArray, FloatType, HeadInfo, Operation, ScoreRequest
 from service.wire.labels import Scale, read_labels, read_numbers
 from service.wire.limits import Limits, check_elements, check_rows
-from service.wire.options import Options, check_names, read_options
+from service.wire.options import TENSORS, Options, check_names, read_options
 from service.wire.outputs import check_outputs, choose_outputs
 
 HeadOf: TypeAlias = Callable[[str | None, str | None], HeadInfo]
 
 FLOAT32: FloatType = np.dtype(np.float32)
 FLOAT64: FloatType = np.dtype(np.float64)
+
+# So many plans of at most so many bytes of options are remembered: half a MB at worst.
+REMEMBERED, REMEMBERED_BYTES = 256, 2048
 
 
 def assemble(
@@ -53,12 +58,8 @@ def assemble(
     RequestError
         The first fault in the contract's order, with its place.
     """
-    check_names(operation, fields, named)
-    options = read_options(operation, fields)
-    labelled = "labels" in fields
-    check_outputs(operation, options, labelled=labelled)
-    if not labelled:
-        _check_no_weights(fields)
+    plan = _plan_of(operation, fields, named)
+    options, labelled = plan.options, plan.labelled
     head = None
     class_names = options.class_names
     if operation == "predict":
@@ -73,19 +74,58 @@ def assemble(
     else:
         values, scale = _read_features(fields["features"], options, head, limits)
     return ScoreRequest(
-        operation=operation,
-        values=values,
-        axis=scale.axis,
-        dtype=scale.dtype,
-        outputs=outputs,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        class_names=class_names,
-        labels=read_labels(fields, options, scale, class_names, limits) if labelled else None,
-        head=head,
+        operation,
+        values,
+        scale.axis,
+        scale.dtype,
+        outputs,
+        options.temperature,
+        options.top_k,
+        class_names,
+        read_labels(fields, options, scale, class_names, limits) if labelled else None,
+        head,
         # A head of fewer features has fewer contributions, not an error: the default is not the caller's.
-        top_contributions=min(options.top_contributions, head.num_features if head else 10),
+        min(options.top_contributions, head.num_features if head else 10),
     )
+
+
+class _Plan(NamedTuple):
+    """What the names of the fields and the options say, checked as far as it goes without tensors."""
+
+    options: Options
+    labelled: bool
+
+
+def _plan_of(operation: Operation, fields: Mapping[str, Any], named: tuple[str, str | None] | None) -> _Plan:
+    """Plan a request; callers say the same few options again and again, and reading them costs 10 µs."""
+    if fields.keys() <= TENSORS:
+        return _remembered(operation, tuple(fields), b"", named)
+    said = {name: value for name, value in fields.items() if name not in TENSORS}
+    try:
+        options = orjson.dumps(said)  # tells 1, 1.0 and true apart, which are equal
+    except orjson.JSONEncodeError:  # arrays, and what no option can be
+        return _plan(operation, fields, named)
+    if len(options) > REMEMBERED_BYTES:
+        return _plan(operation, fields, named)
+    return _remembered(operation, tuple(fields), options, named)
+
+
+def _plan(operation: Operation, fields: Mapping[str, Any], named: tuple[str, str | None] | None) -> _Plan:
+    check_names(operation, fields, named)
+    options = read_options(operation, fields)
+    labelled = "labels" in fields
+    check_outputs(operation, options, labelled=labelled)
+    if not labelled:
+        _check_no_weights(fields)
+    return _Plan(options, labelled)
+
+
+@lru_cache(REMEMBERED)
+def _remembered(
+    operation: Operation, names: tuple[str, ...], options: bytes, named: tuple[str, str | None] | None
+) -> _Plan:
+    said = orjson.loads(options) if options else {}
+    return _plan(operation, {name: said.get(name) for name in names}, named)
 
 
 def own_dtype(numbers: NDArray[Any]) -> FloatType:
@@ -101,7 +141,8 @@ def _check_no_weights(fields: Mapping[str, Any]) -> None:
 
 
 def _read_logits(value: Any, options: Options, limits: Limits) -> tuple[FloatArray, Scale]:
-    numbers = read_numbers(value, limits, path="logits", code="logits_type")
+    dtype = FLOAT32 if options.dtype == "float32" else FLOAT64
+    numbers = read_numbers(value, limits, path="logits", code="logits_type", dtype=dtype)
     axis = checks.normalise_axis(options.axis, numbers.ndim)
     scale = Scale(numbers.shape, axis, _dtype(options, own_dtype(numbers)))
     check_rows(math.prod(scale.batch_shape), limits, path="logits")
@@ -115,19 +156,19 @@ def _read_logits(value: Any, options: Options, limits: Limits) -> tuple[FloatArr
 
 
 def _read_features(value: Any, options: Options, head: HeadInfo, limits: Limits) -> tuple[FloatArray, Scale]:
-    numbers = read_numbers(value, limits, path="features", code="features_type")
-    if numbers.shape[-1:] != (head.num_features,):
+    numbers = read_numbers(value, limits, path="features", code="features_type", dtype=head.dtype)
+    batch_shape = numbers.shape[:-1]
+    if numbers.shape != (*batch_shape, head.num_features):
         message = f"expected shape [..., {head.num_features}], got {list(numbers.shape)}"
         raise Invalid("features_shape", message, path="features")
-    batch_shape = numbers.shape[:-1]
     shape = (*batch_shape, head.num_classes)
-    scale = Scale(shape, len(batch_shape), _dtype(options, head.dtype))
     check_rows(math.prod(batch_shape), limits, path="features")
     check_elements(shape, limits, path="features")  # few features may become many logits
     _check_classes(options, head.num_classes)
-    features = checks.round_to(numbers, head.dtype, path="features")
-    checks.check_features(features)
-    return features, scale
+    # What was read from lists as float32 is rounded and finite already.
+    is_read = type(value) is list and numbers.dtype == FLOAT32
+    features = cast("FloatArray", numbers) if is_read else checks.round_features(numbers, head.dtype)
+    return features, Scale(shape, len(batch_shape), _dtype(options, head.dtype))
 
 
 def _dtype(options: Options, default: FloatType) -> FloatType:

@@ -86,8 +86,10 @@ def read_labels(
     )
 
 
-def read_numbers(value: Any, limits: Limits, *, path: str, code: str) -> NDArray[Any]:
-    """Read a field of numbers: nested lists become float64, an array stays what it is.
+def read_numbers(
+    value: Any, limits: Limits, *, path: str, code: str, dtype: FloatType = nested.FLOAT64
+) -> NDArray[Any]:
+    """Read a field of numbers: nested lists become `dtype` as `nested.read_floats` says, an array stays what it is.
 
     Raises
     ------
@@ -97,7 +99,7 @@ def read_numbers(value: Any, limits: Limits, *, path: str, code: str) -> NDArray
         `elements_too_many`.
     """
     if not isinstance(value, np.ndarray):
-        return nested.read_floats(value, limits, path=path, code=code)
+        return nested.read_floats(value, limits, path=path, code=code, dtype=dtype)
     if value.dtype.kind not in "iuf":
         raise Invalid(code, f"expected numbers, got an array of {value.dtype}", path=path)
     check_elements(value.shape, limits, path=path)

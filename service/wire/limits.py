@@ -53,9 +53,12 @@ def check_elements(shape: tuple[int, ...], limits: Limits, *, path: str) -> None
     An empty axis counts as one: an array of shape [0, 10**12] holds nothing, yet whoever reduces over its
     rows would allocate the other axis.
     """
+    elements = math.prod(shape)
+    if 0 < elements <= limits.elements and len(shape) <= MAX_RANK:
+        return
     if len(shape) > MAX_RANK:
         raise Invalid("rank", f"expected at most {MAX_RANK} axes, got {len(shape)}", path=path)
-    elements = math.prod(shape) or math.prod(max(length, 1) for length in shape)
+    elements = elements or math.prod(max(length, 1) for length in shape)
     if elements > limits.elements:
         limit = f"at most {limits.elements} numbers (LOGITSERVE_ELEMENTS_LIMIT)"
         raise TooLarge("elements_too_many", f"expected {limit}, got {elements}", path=path)

@@ -27,6 +27,8 @@ __all__ = ["accepted", "decode", "decode_result", "encode", "encode_request"]
 INTEGER_OUTPUTS = {"classes", "top_classes", "count", "contributions.features"}
 TEXT_OUTPUTS = {"predicted_names", "top_names", "model", "version"}
 
+_CONTRIBUTIONS = {"contributions.features": "features", "contributions.values": "values"}
+
 # Up to here one look for a null is cheaper than looks at arrays, each of which costs a microsecond or two.
 SCANNED_BYTES = 4096
 
@@ -171,10 +173,9 @@ def _encode_json(result: ScoreResult) -> bytes:
     if result.head is not None:
         answer = {"model": result.head.model, "version": result.head.version}
     for name, value in result.outputs.items():
-        number = value[()] if isinstance(value, np.ndarray) and not value.ndim else value
-        if "." in name:  # contributions.features is a key of contributions
-            field, _, key = name.partition(".")
-            answer.setdefault(field, {})[key] = number
+        number = value[()] if type(value) is np.ndarray and not value.ndim else value
+        if name in _CONTRIBUTIONS:
+            answer.setdefault("contributions", {})[_CONTRIBUTIONS[name]] = number
         else:
             answer[name] = number
     try:

@@ -174,8 +174,8 @@ CHOICES = {
 }
 
 _DEFAULTS = Options()
-_TENSORS = {"logits", "features", "labels"}
-_NO_OPTIONS = _TENSORS | {"class_weight", "sample_weight"}
+TENSORS = frozenset({"logits", "features", "labels"})
+_NO_OPTIONS = TENSORS | {"class_weight", "sample_weight"}
 
 
 def check_names(
@@ -240,7 +240,7 @@ def read_options(operation: Operation, fields: Mapping[str, Any]) -> Options:
         `option_type`, `unknown_option_value`, `unknown_reduction`, `temperature_range`,
         `label_smoothing_range`, `axis_range` (predict has its classes last), `ignore_index_with_dense`.
     """
-    if _TENSORS.issuperset(fields):
+    if TENSORS.issuperset(fields):
         return _DEFAULTS
     known = FIELDS[operation]
     read: dict[str, Any] = {}

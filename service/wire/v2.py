@@ -143,8 +143,8 @@ def decode(
     return Inference(request, model, asked.id, binary)
 
 
-def decode_cost(body: bytes, json_length: str | None) -> int:
-    """Say what `decode` costs, in bytes of JSON: raw tensors are not parsed, only checked."""
+def json_bytes_worth(body: bytes, json_length: str | None) -> int:
+    """Say how many bytes of JSON take as long to decode: raw tensors are not parsed, only checked."""
     if json_length is None or not (json_length.isascii() and json_length.isdecimal()):
         return len(body)
     json_bytes = int(min(float(json_length), len(body)))

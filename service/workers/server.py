@@ -20,7 +20,7 @@ import uvicorn
 import uvloop
 
 from service.settings import Settings
-from service.workers.protocol import DrainingProtocol
+from service.workers.protocol import Connection
 
 Served: TypeAlias = dict[str, Any]
 
@@ -157,7 +157,7 @@ def _on_lifeline(loop: asyncio.AbstractEventLoop, lifeline: int, ending: _Ending
 def _config(app: Application, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=DrainingProtocol,
+        http=Connection,
         ws="none",
         interface="asgi3",
         lifespan="off",  # ours: uvicorn turns what a lifespan raises into a stack

@@ -2,16 +2,18 @@
 
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from service.api.scoring import Encode, Scoring
+from service.api.scoring import Decode, Decoded, Encoded, Scoring, json_cost
 from service.api.transport import Answer, Exchange
-from service.errors import Invalid, TooLarge, UnsupportedMedia
+from service.errors import Invalid, QueueFull, TooLarge, UnsupportedMedia
 from service.metrics import Metrics
-from service.scorer import Scorer
+from service.outcomes import Deliver, Gone, awaited
+from service.scorer import INLINE_COST, Scorer
 from service.types import HeadInfo, ScoreRequest, ScoreResult
 from service.wire.limits import Limits
 
@@ -23,43 +25,72 @@ REQUEST = ScoreRequest("softmax", np.zeros((2, 3)), 1, np.dtype(np.float64), ("c
 
 
 class Recording:
-    """A scorer that notes what it is asked to do, what it was said to cost, and until when."""
+    """A scorer that notes what leaves the event loop, what it is asked to score, and until when."""
 
-    def __init__(self, result: ScoreResult) -> None:
+    def __init__(self, result: ScoreResult | Exception) -> None:
         self._result = result
-        self.runs: list[tuple[int, float]] = []
+        self.offloaded: list[tuple[float, object]] = []
         self.scored: list[tuple[ScoreRequest, float]] = []
 
-    async def run(self, cost: int, deadline_s: float, work: Callable[..., Any], *arguments: object) -> Any:
-        self.runs.append((cost, deadline_s))
-        return work(*arguments)
+    def run(
+        self,
+        _cost: float,
+        deadline_s: float,
+        deliver: Deliver[Any],
+        work: Callable[..., Any],
+        *arguments: Any,
+    ) -> None:
+        self.offload(deadline_s, deliver, work, *arguments)
 
-    async def score(self, request: ScoreRequest, deadline_s: float) -> ScoreResult:
+    def offload(
+        self, deadline_s: float, deliver: Deliver[Any], work: Callable[..., Any], *arguments: Any
+    ) -> None:
+        self.offloaded.append((deadline_s, work))
+        try:
+            outcome = work(*arguments)
+        except Exception as error:  # noqa: BLE001 - as the real one
+            outcome = error
+        deliver(outcome)
+
+    def begin(
+        self, request: ScoreRequest, deadline_s: float, deliver: Deliver[ScoreResult], _gone: Gone
+    ) -> None:
         self.scored.append((request, deadline_s))
-        return self._result
+        deliver(self._result)
 
 
 class Bench:
     """A `Scoring` over a recording scorer, and one exchange."""
 
-    def __init__(self, body: bytes, head: HeadInfo | None = None, **headers: str) -> None:
-        self.scorer = Recording(ScoreResult({}, 2, batch_rows=7, head=head, seconds_queued=0.25))
+    def __init__(
+        self, body: bytes, head: HeadInfo | None = None, outputs: dict[str, Any] | None = None, **headers: str
+    ) -> None:
+        result = ScoreResult(outputs or {}, 2, batch_rows=7, head=head, seconds_queued=0.25)
+        self.scorer = Recording(result)
         self.metrics = Metrics()
         self.scoring = Scoring(cast("Scorer", self.scorer), self.metrics, LIMITS)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body}
-
-        self.exchange = Exchange({}, receive, "id", 0.0, 1e12, LIMITS.body_bytes, named)
+        self.body = body
+        named = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+        self.exchange = Exchange(named, "POST", "id", 60.0, LIMITS.body_bytes)
         self.decoded: list[bytes] = []
 
-    def decode(self, body: bytes) -> tuple[ScoreRequest, Encode]:
+    def decode(self, exchange: Exchange, body: bytes) -> Decoded:
+        assert exchange is self.exchange
         self.decoded.append(body)
-        return REQUEST, lambda result: Answer(b"whole", "text/plain", headers=(("x-own", str(result.rows)),))
+        return Decoded(REQUEST, self.encode)
 
-    async def answer(self, **options: Any) -> Answer:
-        return await self.scoring.answer(self.exchange, self.decode, **options)
+    def encode(self, result: ScoreResult) -> Encoded:
+        return Encoded(b"whole", "text/plain", f"x-own: {result.rows}\r\n")
+
+    async def answer(self, decode: Decode | None = None, **options: Any) -> Answer:
+        def begin(deliver: Deliver[Answer], _gone: Gone) -> None:
+            self.scoring.begin(self.exchange, self.body, deliver, decode or self.decode, **options)
+
+        return await awaited(begin)
+
+
+def headers_of(answer: Answer) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in answer.headers.splitlines())
 
 
 async def test_a_request_is_decoded_scored_and_encoded() -> None:
@@ -67,11 +98,12 @@ async def test_a_request_is_decoded_scored_and_encoded() -> None:
     answer = await bench.answer()
     assert (answer.body, answer.media_type, answer.status) == (b"whole", "text/plain", 200)
     assert bench.decoded == [b"body"]
-    assert bench.scorer.scored == [(REQUEST, 1e12)]
+    assert bench.scorer.scored == [(REQUEST, bench.exchange.deadline_s)]
+    assert bench.scorer.offloaded == [], "what is cheap stays on the event loop"
 
 
 async def test_the_headers_of_the_dialect_come_with_those_of_all() -> None:
-    headers = dict((await Bench(b"").answer()).headers)
+    headers = headers_of(await Bench(b"").answer())
     assert headers["x-own"] == "2"
     assert headers["x-batch-rows"] == "7"
     assert list(headers) == ["x-own", "server-timing", "x-batch-rows"]
@@ -82,12 +114,17 @@ async def test_the_headers_of_the_dialect_come_with_those_of_all() -> None:
 
 async def test_a_heads_answer_names_it_and_its_rows_are_counted() -> None:
     bench = Bench(b"", HEAD)
-    headers = dict((await bench.answer()).headers)
+    headers = headers_of(await bench.answer())
     named = {"x-model": "digits", "x-model-version": "3", "x-model-digest": "d" * 64}
     assert named.items() <= headers.items()
     plain = Metrics()
     plain.rows("digits", "3", 2)
     assert bench.metrics.values == plain.values
+
+
+async def test_a_name_that_no_header_can_hold_is_percent_encoded() -> None:
+    bench = Bench(b"", replace(HEAD, model="caf\u00e9 \n"))
+    assert headers_of(await bench.answer())["x-model"] == "caf%C3%A9 %0A"
 
 
 async def test_rows_of_no_head_are_not_counted() -> None:
@@ -96,15 +133,21 @@ async def test_rows_of_no_head_are_not_counted() -> None:
     assert bench.metrics.values == Metrics().values
 
 
-async def test_decoding_costs_its_bytes_unless_the_dialect_knows_better_and_encoding_has_no_deadline() -> (
-    None
-):
-    plain = Bench(b"body")
-    await plain.answer()
-    assert plain.scorer.runs == [(4, 1e12), (REQUEST.values.size, float("inf"))]
-    cheap = Bench(b"body")
-    await cheap.answer(cost_of=lambda body: len(body) // 4)
-    assert cheap.scorer.runs[0] == (1, 1e12)
+async def test_a_body_that_is_dear_to_decode_leaves_the_event_loop() -> None:
+    dear = Bench(b"body")
+    await dear.answer(cost_of=lambda _exchange, body: INLINE_COST + len(body))
+    assert dear.scorer.offloaded == [(dear.exchange.deadline_s, dear.decode)]
+    assert json_cost(dear.exchange, bytes(8000)) == 2000
+
+
+async def test_an_answer_that_is_dear_to_encode_leaves_the_event_loop_and_has_no_deadline() -> None:
+    numbers = {"losses": np.zeros(INLINE_COST // 4), "count": 3}
+    cheap = Bench(b"", outputs=numbers)
+    await cheap.answer()
+    assert cheap.scorer.offloaded == []
+    dear = Bench(b"", outputs={**numbers, "classes": np.zeros(1)})
+    await dear.answer()
+    assert dear.scorer.offloaded == [(float("inf"), dear.encode)]
 
 
 async def test_a_compressed_body_is_inflated_within_its_limit() -> None:
@@ -118,10 +161,28 @@ async def test_a_compressed_body_is_inflated_within_its_limit() -> None:
 
 
 async def test_an_error_of_the_decoder_goes_on_to_the_edge() -> None:
-    def refuse(_body: bytes) -> tuple[ScoreRequest, Encode]:
+    def refuse(_exchange: Exchange, _body: bytes) -> Decoded:
         raise Invalid("rank", "expected an axis")
 
     bench = Bench(b"")
     with pytest.raises(Invalid):
-        await bench.scoring.answer(bench.exchange, refuse)
+        await bench.answer(refuse)
     assert bench.scorer.scored == []
+
+
+async def test_an_error_of_the_scorer_goes_on_to_the_edge() -> None:
+    bench = Bench(b"")
+    bench.scorer = Recording(QueueFull("queue_full", "too many rows wait"))
+    bench.scoring.scorer = cast("Scorer", bench.scorer)
+    with pytest.raises(QueueFull):
+        await bench.answer()
+
+
+async def test_a_fault_of_the_encoder_goes_on_to_the_edge() -> None:
+    def fail(_result: ScoreResult) -> Encoded:
+        raise ZeroDivisionError
+
+    bench = Bench(b"")
+    with pytest.raises(ZeroDivisionError):
+        await bench.answer(lambda _exchange, _body: Decoded(REQUEST, fail))
+    assert bench.metrics.values == Metrics().values

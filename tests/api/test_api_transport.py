@@ -13,6 +13,7 @@ from service.api.transport import (
     EXCHANGE,
     REQUEST_ID_CHARACTERS,
     Answer,
+    Begin,
     Edge,
     Endpoint,
     ErrorBody,
@@ -23,9 +24,12 @@ from service.api.transport import (
     Scope,
     Send,
     asgi,
+    conversed,
+    header_lines,
 )
 from service.errors import Invalid, NotReady, Offence, QueueFull, RequestError
 from service.metrics import Metrics
+from service.outcomes import Deliver
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +47,7 @@ class Wrapped:
     ) -> None:
         self.metrics = Metrics()
         self.edge = Edge(self.metrics, body_limit_bytes=body_limit_bytes, request_timeout_s=request_timeout_s)
-        self.app = asgi(Route("POST", "/things/{thing}", endpoint, error_body=error_body))
+        self.app = asgi(Route("POST", "/things/{thing}", "thing", endpoint, error_body=error_body))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.edge(scope, receive, send, self.app)
@@ -53,6 +57,47 @@ class Wrapped:
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             return await client.post("/things/1?a=1&b=x%20y&a=", content=content, headers=named)
+
+
+class Reply:
+    """Where a whole request's answer goes."""
+
+    def __init__(self, *, gone: bool = False) -> None:
+        self.sent: list[tuple[int, dict[str, str], bytes, bool]] = []
+        self._gone = gone
+
+    def gone(self) -> bool:
+        return self._gone
+
+    def send(self, status: int, headers: str, body: bytes, *, close: bool) -> None:
+        named = dict(line.split(": ", 1) for line in headers.split("\r\n")[:-1])
+        self.sent.append((status, named, body, close))
+
+
+class Whole(Wrapped):
+    """The same, asked with whole requests; `begin` answers them."""
+
+    def __init__(self, begin: Begin, **options: Any) -> None:
+        super().__init__(conversed(begin), **options)
+        error_body = options.get("error_body")
+        route = Route(
+            "POST", "/things/{thing}", "thing", conversed(begin), error_body=error_body, begin=begin
+        )
+        self.shortcut = self.edge.shortcut(route, begin, {"thing": "1"})
+
+    def take(self, body: bytes = b"", *, gone: bool = False, **headers: str) -> Reply:
+        reply = Reply(gone=gone)
+        named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        self.shortcut(named, body, reply)
+        return reply
+
+
+def begin_echo(_exchange: Exchange, body: bytes, deliver: Deliver[Answer]) -> None:
+    deliver(Answer(body, "text/plain", 201, header_lines({"x-thing": "1"})))
+
+
+def begin_raising(error: Exception) -> Begin:
+    return lambda _exchange, _body, deliver: deliver(error)
 
 
 async def echo(exchange: Exchange) -> Answer:
@@ -68,7 +113,7 @@ def raising(error: Exception) -> Endpoint:
 
 async def test_an_answer_has_its_type_length_and_headers() -> None:
     async def endpoint(_exchange: Exchange) -> Answer:
-        return Answer(b"hello", "text/plain", 201, (("x-thing", "1"),))
+        return Answer(b"hello", "text/plain", 201, header_lines({"x-thing": "1"}))
 
     answer = await Wrapped(endpoint).post()
     assert answer.status_code == 201
@@ -314,3 +359,112 @@ async def test_who_is_turned_away_is_counted_apart() -> None:
     refused = Wrapped(raising(Invalid("rank", "scalar", path="logits")))
     await refused.post()
     assert refused.metrics.values["logitserve_rejected"] == {}
+
+
+# Whole requests: what an ASGI conversation gets is what they get.
+
+FAULTS: list[tuple[Exception, dict[str, str]]] = [
+    (Invalid("labels_shape", "expected shape [2], got [3]", path="labels"), {}),
+    (NotReady("not_ready", "starting", headers={"Retry-After": "1"}), {}),
+    (QueueFull("queue_full", "too many rows wait", headers={"Retry-After": "2"}), {}),
+    (ZeroDivisionError("secret detail"), {}),
+    (ValueError(), {"x_request_timeout_ms": "soon"}),
+]
+
+
+async def test_a_whole_request_is_answered_as_a_conversation_is() -> None:
+    whole = Whole(begin_echo)
+    ((status, headers, body, close),) = whole.take(b"hello", x_request_id="me").sent
+    conversation = await whole.post(b"hello", x_request_id="me")
+    assert (status, body, close) == (201, b"hello", False)
+    assert (status, headers, body) == (
+        conversation.status_code,
+        dict(conversation.headers),
+        conversation.content,
+    )
+    assert whole.metrics.values["logitserve_requests"] == {("/things/{thing}", "POST", "201"): 2}
+    assert whole.metrics.values["logitserve_inflight_requests"] == {(): 0}
+
+
+@pytest.mark.parametrize(("error", "given"), FAULTS)
+@pytest.mark.parametrize("own_form", [False, True])
+async def test_an_error_of_a_whole_request_is_that_of_a_conversation(
+    error: Exception, given: dict[str, str], *, own_form: bool
+) -> None:
+    form: ErrorBody = lambda known: (400, known.code.encode(), "text/plain")  # noqa: E731 - a dialect's own
+    whole = Whole(begin_raising(error), error_body=form if own_form else None)
+    ((status, headers, body, _),) = whole.take(b"", x_request_id="me", **given).sent  # type: ignore[arg-type] # headers
+    conversation = await whole.post(b"", x_request_id="me", **given)
+    assert (status, headers, body) == (
+        conversation.status_code,
+        dict(conversation.headers),
+        conversation.content,
+    )
+    assert set(whole.metrics.values["logitserve_errors"].values()) == {2}
+    assert set(whole.metrics.values["logitserve_requests"].values()) == {2}
+
+
+@pytest.mark.parametrize("size", [1000, 1001])
+async def test_a_whole_body_has_the_same_limit(size: int) -> None:
+    whole = Whole(begin_echo)
+    ((status, _, body, _),) = whole.take(b"x" * size, x_request_id="me").sent
+    conversation = await whole.post(b"x" * size, x_request_id="me")
+    assert (status, body) == (conversation.status_code, conversation.content)
+    assert status == (201 if size == 1000 else 413)
+
+
+async def test_whole_requests_have_ids_params_and_deadlines_of_their_own() -> None:
+    seen: list[tuple[str, str, float]] = []
+
+    def begin(exchange: Exchange, _body: bytes, deliver: Deliver[Answer]) -> None:
+        allowed_s = exchange.deadline_s - exchange.started_s
+        seen.append((exchange.request_id, exchange.path_params["thing"], round(allowed_s, 3)))
+        assert exchange.query == []
+        deliver(Answer(b"", "text/plain"))
+
+    whole = Whole(begin, request_timeout_s=2)
+    whole.take()
+    whole.take(x_request_id="mine", x_request_timeout_ms="1500")
+    assert seen[0][1:] == ("1", 2)
+    assert seen[1] == ("mine", "1", 1.5)
+    assert seen[0][0] != "mine"
+
+
+async def test_while_draining_the_answer_to_a_whole_request_closes_its_connection() -> None:
+    whole = Whole(begin_echo)
+    whole.edge.draining = True
+    ((_, headers, _, close),) = whole.take().sent
+    assert (headers["connection"], close) == ("close", True)
+
+
+async def test_who_went_away_is_counted_and_gets_no_answer() -> None:
+    gone: list[bool] = []
+
+    def begin(exchange: Exchange, body: bytes, deliver: Deliver[Answer]) -> None:
+        gone.append(exchange.gone())
+        begin_echo(exchange, body, deliver)
+
+    whole = Whole(begin)
+    assert whole.take(gone=True).sent == []
+    assert gone == [True], "and whoever computes may ask"
+    assert whole.metrics.values["logitserve_requests"] == {("/things/{thing}", "POST", "499"): 1}
+
+
+async def test_an_answer_may_come_later() -> None:
+    waiting: list[Deliver[Answer]] = []
+    whole = Whole(lambda _exchange, _body, deliver: waiting.append(deliver))
+    reply = whole.take()
+    assert whole.metrics.values["logitserve_inflight_requests"] == {(): 1}
+    conversation = asyncio.create_task(whole.post())
+    await asyncio.sleep(0.05)
+    for deliver in waiting:
+        deliver(Answer(b"late", "text/plain"))
+    assert reply.sent[0][2] == (await conversation).content == b"late"
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [("plain; a=1, %", "plain; a=1, %"), ("caf\u00e9", "caf%C3%A9"), ("a\r\nb", "a%0D%0Ab")],
+)
+def test_a_header_holds_what_it_can_and_never_a_second_one(value: str, written: str) -> None:
+    assert header_lines({"x-name": value}) == f"x-name: {written}\r\n"

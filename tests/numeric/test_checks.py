@@ -125,9 +125,9 @@ def test_a_single_masked_row_is_refused_as_the_whole() -> None:
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_features_must_be_finite(value: float) -> None:
-    checks.check_features(np.zeros((2, 2)))
+    checks.round_features(np.zeros((2, 2)), np.dtype(np.float64))
     with pytest.raises(Invalid) as caught:
-        checks.check_features(np.array([[0.0, 1.0], [0.0, value]]))
+        checks.round_features(np.array([[0.0, 1.0], [0.0, value]]), np.dtype(np.float64))
     assert refusal(caught) == ("non_finite_features", "features[1][1]")
 
 

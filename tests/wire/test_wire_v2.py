@@ -261,7 +261,7 @@ RAW = {"name": "features", "datatype": "FP32", "shape": [2, 4], "parameters": {"
 def test_a_length_that_is_none_is_refused(json_length: str) -> None:
     body, _ = raw(RAW, FEATURES.tobytes())
     assert refused(body, json_length) == ("malformed_tensor", v2.JSON_LENGTH)
-    assert 0 <= v2.decode_cost(body, json_length) <= len(body)
+    assert 0 <= v2.json_bytes_worth(body, json_length) <= len(body)
 
 
 @pytest.mark.parametrize(
@@ -478,8 +478,8 @@ def test_json_and_raw_bytes_say_the_same(
 
 def test_raw_tensors_cost_a_fraction_of_text() -> None:
     body, json_length = raw(RAW, FEATURES.tobytes())
-    assert v2.decode_cost(body, None) == len(body)
-    assert v2.decode_cost(body, json_length) == int(json_length) + FEATURES.nbytes // 16
+    assert v2.json_bytes_worth(body, None) == len(body)
+    assert v2.json_bytes_worth(body, json_length) == int(json_length) + FEATURES.nbytes // 16
 
 
 @given(st.binary(max_size=64), st.none() | st.integers(0, 80).map(str))

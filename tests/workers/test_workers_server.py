@@ -12,7 +12,7 @@ import uvicorn
 from services import Start, answer, request, started, until
 from standin import Answering
 
-from service.workers.protocol import DrainingProtocol
+from service.workers.protocol import Connection
 
 start = pytest.fixture(started)
 
@@ -109,7 +109,7 @@ async def test_bytes_in_the_kernel_keep_a_connection_until_they_are_answered(tmp
     config = uvicorn.Config(Answering(0, tmp_path, 1), lifespan="off", log_config=None)
     state = uvicorn.server.ServerState()
     loop = asyncio.get_running_loop()
-    connection = DrainingProtocol(config=config, server_state=state, app_state={})
+    connection = Connection(config=config, server_state=state, app_state={})
     server = await loop.create_server(lambda: connection, "127.0.0.1", 0)
     client = socket.create_connection(server.sockets[0].getsockname())
     client.settimeout(0)
