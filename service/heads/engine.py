@@ -4,11 +4,14 @@ Knows the bytes of a model and arrays of features; knows no file, no version and
 is imported when the first session opens, so that commands without heads neither wait for it nor need it.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.errors import Invalid, ModelError, StartError
 from service.heads.graphs import has_external_data
@@ -16,6 +19,8 @@ from service.numeric.checks import all_finite
 from service.types import FloatArray, FloatType
 
 Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
+# Names of outputs and arrays by name of input -> the outputs as arrays.
+Compute: TypeAlias = Callable[[list[str], dict[str, NDArray[Any]]], list[Any]]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -78,6 +83,7 @@ class Engine:
     ) -> None:
         self._session = _open(model, provider, threads)
         self.provider = PROVIDER_NAMES[self._session.get_providers()[0]]
+        self._compute = _compute_on(self._session, self.provider)
         features = _features(self._session, input_name)
         self.input_name: str = features.name
         self.output_name = _output_name(self._session, output_name)
@@ -113,7 +119,7 @@ class Engine:
         if features.size == 0:
             return np.empty((*batch_shape, self.num_classes), self.dtype)
         rows = np.ascontiguousarray(features.reshape(-1, self.num_features))
-        logits: FloatArray = self._session.run([self.output_name], {self.input_name: rows})[0]
+        logits: FloatArray = self._compute([self.output_name], {self.input_name: rows})[0]
         if not all_finite(logits):
             row = int(np.argmin(np.isfinite(logits).all(axis=1)))
             raise NonFiniteLogits(row, batch_shape)
@@ -124,7 +130,7 @@ class Engine:
         for rows in (1, 2):
             zeros = np.zeros((rows, self.num_features), self.dtype)
             try:
-                logits = self._session.run([self.output_name], {self.input_name: zeros})[0]
+                logits = self._compute([self.output_name], {self.input_name: zeros})[0]
             except Exception as error:  # onnxruntime's errors share no base class
                 raise ModelError(
                     f"the model does not run on {rows} rows of zeros: {_reason(error)}"
@@ -194,6 +200,42 @@ def _open(model: bytes, provider: Provider, threads: int) -> Any:
             "libraries, or ask for provider cpu"
         )
     return session
+
+
+def _compute_on(session: Any, provider: str) -> Compute:
+    """What runs the session, chosen once: a run on the CPU has nothing to bind."""
+    run: Compute = session.run if provider == "cpu" else partial(_run_bound, session)
+    return run
+
+
+def _run_bound(session: Any, output_names: list[str], arrays: dict[str, NDArray[Any]]) -> list[Any]:
+    """Run through IO binding: inputs are copied to the device once, outputs to host memory once.
+
+    Parameters
+    ----------
+    session : InferenceSession
+        Used by several threads at once; nothing else is shared between two runs.
+    output_names : list of str
+    arrays : dict of input name to array
+        Contiguous, in the types of the inputs; not changed until this returns.
+
+    Returns
+    -------
+    list of array
+        In memory that onnxruntime allocated for this run and that lives as long as the array.
+    """
+    # A binding of its own for every run: it remembers its outputs, and a second run would write into arrays
+    # that the first has given away. Memory on the device comes from the session's arena all the same.
+    binding = session.io_binding()
+    for name, array in arrays.items():
+        binding.bind_cpu_input(name, array)
+    for name in output_names:
+        binding.bind_output(name)
+    # Binding only begins the copies, on a stream that need not be the one that this run gets.
+    binding.synchronize_inputs()
+    session.run_with_iobinding(binding)
+    # `copy_outputs_to_cpu` would copy once more what the run has copied to host memory.
+    return [output.numpy() for output in binding.get_outputs()]
 
 
 def _refuse_external_data(model: bytes) -> None:

@@ -17,7 +17,7 @@ import pytest
 from onnx.external_data_helper import set_external_data
 
 from service.errors import Invalid, ModelError, StartError
-from service.heads.engine import Engine
+from service.heads.engine import Engine, _compute_on
 from service.heads.graphs import Linear, build_linear
 from service.types import FloatArray
 
@@ -123,6 +123,132 @@ def test_an_engine_runs_in_several_threads_at_once(threads: int) -> None:
         features = np.random.default_rng(seed).integers(-9, 9, (50, 3)).astype(np.float32)
         expected = features @ WEIGHTS + BIAS
         wrong.extend(seed for _ in range(50) if not np.array_equal(engine.run(features), expected))
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+
+
+# IO binding, which runs on CUDA go through; onnxruntime's CPU takes it as well
+
+
+def bound(model: bytes, threads: int = 1) -> Engine:
+    """An engine on the CPU that runs as one on CUDA does."""
+    engine = Engine(model, provider="cpu", threads=threads)
+    engine._compute = _compute_on(engine._session, "cuda")
+    return engine
+
+
+def random_linear(num_features: int, num_classes: int, dtype: Any) -> Linear:
+    random = np.random.default_rng([num_features, num_classes])
+    weights = random.normal(size=(num_features, num_classes)).astype(dtype)
+    return Linear(weights, random.normal(size=num_classes).astype(dtype))
+
+
+def test_a_run_on_the_cpu_is_the_session_s_own() -> None:
+    engine = Engine(LINEAR, provider="cpu")
+    assert engine._compute == engine._session.run
+    assert bound(LINEAR)._compute != engine._session.run
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (33, 7), (2, 3, 7), (256, 7)])
+def test_a_bound_run_gives_the_same_bits(dtype: Any, shape: tuple[int, ...]) -> None:
+    model = build_linear(random_linear(7, 5, dtype))
+    features = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    expected = Engine(model, provider="cpu").run(features)
+    logits = bound(model).run(features)
+    assert logits.dtype == dtype
+    assert logits.shape == (*shape[:-1], 5)
+    assert logits.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("layout", ["columns", "every second row"])
+def test_a_bound_run_takes_features_of_any_layout(layout: str) -> None:
+    rows = np.arange(24, dtype=np.float32).reshape(8, 3)
+    features = np.asfortranarray(rows) if layout == "columns" else rows[::2]
+    assert not features.flags.c_contiguous
+    np.testing.assert_array_equal(bound(LINEAR).run(features), features @ WEIGHTS + BIAS)
+
+
+def test_what_a_bound_run_gave_is_not_written_again() -> None:
+    engine = bound(LINEAR)
+    features = np.ones((4, 3), np.float32)
+    first = engine.run(features)
+    features[:] = 2  # the caller's own again
+    second = engine.run(features)
+    del engine
+    third = bound(LINEAR).run(0 * features)
+    for logits, value in ((first, 1), (second, 2), (third, 0)):
+        np.testing.assert_array_equal(logits, value * np.ones((4, 3)) @ WEIGHTS + BIAS)
+
+
+def test_a_bound_run_gives_no_features_away_where_the_graph_only_hands_them_on() -> None:
+    engine = bound(graph("(float[N,3] features) => (float[N,3] logits)", "logits = Identity(features)"))
+    features = np.ones((2, 3), np.float32)
+    logits = engine.run(features)
+    features[:] = 2
+    np.testing.assert_array_equal(logits, np.ones((2, 3)))
+
+
+def test_a_bound_run_of_several_outputs_gives_the_one_asked_for() -> None:
+    model = graph("(float[N,3] features) => (float[N,3] other, float[N,3] logits)", TWO_OUTPUTS)
+    engine = bound(model)
+    features = np.full((2, 3), 4, np.float32)
+    np.testing.assert_array_equal(engine.run(features), features)
+    both = engine._compute(["other", "logits"], {"features": features})
+    np.testing.assert_array_equal(both[0], -both[1])
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3)])
+def test_no_rows_are_not_bound(shape: tuple[int, ...]) -> None:
+    logits = bound(LINEAR).run(np.empty(shape, np.float32))
+    assert logits.shape == (*shape[:-1], 2)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 2), (4,), ()])
+def test_features_of_another_shape_are_refused_before_they_are_bound(shape: tuple[int, ...]) -> None:
+    with pytest.raises(Invalid, match=r"expected shape \[\.\.\., 3\]"):
+        bound(LINEAR).run(np.zeros(shape, np.float32))
+
+
+def test_logits_of_a_bound_run_that_overflow_name_their_row() -> None:
+    features = np.ones((2, 3, 3), np.float32)
+    features[1, 0] = 3e38
+    with pytest.raises(Invalid) as raised:
+        bound(LINEAR).run(features)
+    assert raised.value.code == "non_finite_logits"
+    assert raised.value.offences[0].path == "features[1][0]"
+
+
+def test_a_bound_run_that_fails_raises_and_the_next_one_runs() -> None:
+    model = graph(
+        "(float[N,3] features) => (float[N,3] logits)",
+        "logits = Reshape(features, shape)",
+        "int64[2] shape = {-1, 3}",
+    )
+    engine = bound(model)
+    with pytest.raises(RuntimeError, match="invalid dimensions"):
+        engine._compute(["logits"], {"features": np.zeros((2, 5), np.float32)})
+    assert engine.run(np.ones((2, 3), np.float32)).tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bound_runs_of_several_threads_do_not_mix(threads: int) -> None:
+    engine = bound(LINEAR, threads)
+    wrong: list[int] = []
+    start = threading.Barrier(4)
+
+    def work(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        start.wait()
+        for rows in random.integers(1, 300, 100):
+            features = random.integers(-9, 9, (int(rows), 3)).astype(np.float32)
+            if not np.array_equal(engine.run(features), features @ WEIGHTS + BIAS):
+                wrong.append(seed)
 
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for worker in workers:
@@ -330,7 +456,7 @@ def run_python(code: str, home: Path, **environment: str) -> str:
 
 
 OPEN_ENGINE = """
-from service.heads.engine import Engine
+from service.heads.engine import Engine, _compute_on
 from service.heads.graphs import Linear, build_linear
 import numpy as np
 model = build_linear(Linear(np.ones((3, 2), np.float32), np.ones(2, np.float32)))
