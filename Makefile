@@ -6,7 +6,7 @@ LOCK ?= cpu
 IMAGE ?= logitserve
 ARGS ?=
 
-.PHONY: help setup serve test lint format models-check accuracy bench bench-peers image locks clean
+.PHONY: help setup serve test lint format models-check accuracy bench bench-peers bench-gpu image locks clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -41,6 +41,10 @@ bench: $(VENV)/.dev ## the service against its bound and its floor (ARGS="--quic
 
 bench-peers: $(VENV)/.dev ## the service against its peers, each installed into .bench-peers
 	@$(BIN)/python benchmarks/peers.py $(ARGS)
+
+bench-gpu: ## the heads on an NVIDIA GPU: their results, then their throughput, in an environment of its own
+	@$(MAKE) --no-print-directory VENV=.venv-gpu LOCK=cuda .venv-gpu/.serve
+	@.venv-gpu/bin/python benchmarks/gpu.py $(ARGS)
 
 image: ## build the Docker image (LOCK=cuda for NVIDIA GPUs)
 	@docker version >/dev/null 2>&1 || { echo "make image needs a running Docker engine; 'docker version' finds none"; exit 1; }
