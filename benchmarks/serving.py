@@ -114,9 +114,14 @@ def _read(connection: http.client.HTTPConnection) -> Answer:
     )
 
 
-def answers_ok(path: str) -> Asked:
-    """A server is ready once it answers 200 at `path`."""
-    return lambda port: get(port, path).status == 200
+def answers_ok(path: str, text: str = "") -> Asked:
+    """A server is ready once it answers 200 at `path`, with `text` somewhere in the body."""
+
+    def asked(port: int) -> bool:
+        answer = get(port, path)
+        return answer.status == 200 and text.encode() in answer.body
+
+    return asked
 
 
 @contextlib.contextmanager
@@ -163,12 +168,25 @@ def _wait(process: subprocess.Popen[bytes], port: int, is_ready: Asked) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server and whatever it started, also what has left its process group and outlives it."""
+    begun = {pid: _begun(pid) for pid in family(process.pid)}
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
-    with contextlib.suppress(ProcessLookupError):  # some servers leave children behind
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for pid in [pid for pid, ticks in begun.items() if ticks and _begun(pid) == ticks]:
+        for one in family(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
     process.wait()
+
+
+def _begun(pid: int) -> int:
+    """When a process began, in ticks of the kernel's clock, by which it is told from a later one of its number."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return 0
 
 
 @contextlib.contextmanager
