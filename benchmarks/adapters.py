@@ -37,8 +37,19 @@ class Dialect(NamedTuple):
     read: Callable[[Answer], dict[str, Any]]
 
 
+class Need(NamedTuple):
+    """What a peer asks of its interpreter: an expression with `os`, `sys` and `sysconfig`, true where it is met."""
+
+    what: str
+    expression: str
+
+
 class Peer(NamedTuple):
-    """One server; `prepare` is a command to run first, `write_files` writes what its start needs."""
+    """One server; `prepare` is a command to run first, `write_files` writes what its start needs.
+
+    It is ready once `ready_path` answers 200 with `ready_text`; `programs` must be on the PATH, beside an
+    interpreter that meets its needs.
+    """
 
     name: str
     packages: tuple[str, ...]
@@ -48,6 +59,9 @@ class Peer(NamedTuple):
     variables: tuple[tuple[str, str], ...] = ()
     write_files: Callable[[Place], None] = lambda _: None
     prepare: Callable[[Place], list[str]] | None = None
+    needs: tuple[Need, ...] = ()
+    programs: tuple[str, ...] = ()
+    ready_text: str = ""
 
 
 def script(name: str) -> Callable[[Place], list[str]]:
@@ -118,17 +132,41 @@ def _mlserver_files(place: Place) -> None:
     (place.folder / "model-settings.json").write_text(json.dumps(model), encoding="utf-8")
 
 
+# As for every peer: no line for each request.
+TORCHSERVE_LOG = """\
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+rootLogger.level = warn
+rootLogger.appenderRef.console.ref = console
+"""
+
+
 def _torchserve_files(place: Place) -> None:
-    lines = [
-        f"inference_address=http://127.0.0.1:{place.port}",
-        f"management_address=http://127.0.0.1:{place.port + 1}",
-        f"metrics_address=http://127.0.0.1:{place.port + 2}",
-        "default_workers_per_model=1",
-        "disable_token_authorization=true",
-        "max_request_size=100000000",
-        "max_response_size=100000000",
-    ]
+    model = {
+        "defaultVersion": True,
+        "marName": "head.mar",
+        "minWorkers": 1,
+        "maxWorkers": 1,
+        "batchSize": 16,
+        "maxBatchDelay": 1,  # ms
+        "responseTimeout": 120,
+    }
+    settings = {
+        # One address for requests and for questions about workers: its /ping is well before any of them is.
+        "inference_address": f"http://127.0.0.1:{place.port}",
+        "management_address": f"http://127.0.0.1:{place.port}",
+        "metrics_address": f"http://127.0.0.1:{place.port + 2}",
+        "load_models": "head.mar",
+        "models": json.dumps({"head": {"1": model}}),
+        "disable_token_authorization": "true",
+        "disable_system_metrics": "true",
+        "max_request_size": "100000000",
+        "max_response_size": "100000000",
+    }
+    lines = [f"{name}={value}" for name, value in settings.items()]
     (place.folder / "config.properties").write_text("\n".join(lines), encoding="utf-8")
+    (place.folder / "log4j2.properties").write_text(TORCHSERVE_LOG, encoding="utf-8")
 
 
 def _torchserve_archive(place: Place) -> list[str]:
@@ -138,10 +176,18 @@ def _torchserve_archive(place: Place) -> list[str]:
 
 
 def _torchserve_command(place: Place) -> list[str]:
-    command = [place.program("torchserve"), "--foreground", "--models=head=head.mar"]
-    command += [f"--model-store={place.folder}", f"--ts-config={place.folder / 'config.properties'}"]
+    command = [place.program("torchserve"), "--foreground", f"--model-store={place.folder}"]
+    command += [f"--ts-config={place.folder / 'config.properties'}"]
+    command += [f"--log-config={place.folder / 'log4j2.properties'}"]
     return command
 
+
+BELOW_3_13 = Need("Python below 3.13", "sys.version_info < (3, 13)")
+BELOW_3_14 = Need("Python below 3.14", "sys.version_info < (3, 14)")
+LIBPYTHON = Need(
+    "a shared libpython (Debian's package libpython3.11)",
+    "os.path.exists(f'{sysconfig.get_config_var(\"LIBDIR\")}/libpython3.{sys.version_info[1]}.so.1.0')",
+)
 
 PEERS = (
     Peer("plain FastAPI", ("fastapi", "uvicorn[standard]", *SESSION), _fastapi_command, "/health", (JSON,)),
@@ -161,6 +207,7 @@ PEERS = (
         "/v2/models/head/ready",
         (V2_JSON,),
         write_files=_mlserver_files,
+        needs=(BELOW_3_13,),
     ),
     Peer(
         "KServe",
@@ -168,6 +215,7 @@ PEERS = (
         script("kserve_model.py"),
         "/v2/models/head/ready",
         (Dialect("json", _json("/v1/models/head:predict", "instances"), _read_kserve_v1), V2_BINARY),
+        needs=(BELOW_3_14,),
     ),
     Peer(
         "Ray Serve",
@@ -175,7 +223,12 @@ PEERS = (
         script("ray_app.py"),
         "/",
         (Dialect("json", _json("/"), _read),),
-        variables=(("RAY_USAGE_STATS_ENABLED", "0"),),
+        variables=(
+            ("RAY_USAGE_STATS_ENABLED", "0"),
+            ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1"),
+            ("RAY_SERVE_ENABLE_HA_PROXY", "1"),
+            ("RAY_SERVE_HAPROXY_NBTHREAD", "1"),
+        ),
     ),
     Peer(
         "PyTriton",
@@ -183,15 +236,18 @@ PEERS = (
         script("pytriton_app.py"),
         "/v2/models/head/ready",
         (V2_JSON, V2_BINARY),
+        needs=(BELOW_3_14, LIBPYTHON),
     ),
     Peer(
         "TorchServe",
-        ("torchserve", "torch-model-archiver", "torch", "setuptools<81", *SESSION),
+        ("torchserve", "torch-model-archiver", "torch==2.13.0", "pyyaml", "setuptools<81", *SESSION),
         _torchserve_command,
-        "/ping",
+        "/models/head",
         (Dialect("json", _json("/predictions/head"), _read),),
         write_files=_torchserve_files,
         prepare=_torchserve_archive,
+        programs=("java",),
+        ready_text='"READY"',
     ),
 )
 
@@ -214,6 +270,7 @@ def environment(peer: Peer, place: Place, model: Path) -> dict[str, str]:
         "PYTHONPATH": str(APPS),
         "PATH": f"{place.programs}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(place.folder),
+        "TMPDIR": str(place.folder),
         # Nobody's benchmark reports to anybody.
         "ORT_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",

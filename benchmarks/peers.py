@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py                                      every peer, every case
     python benchmarks/peers.py --peers plainfastapi,mlserver --cases a_1,b_32 --pairs 2
+    python benchmarks/peers.py --check                              are they all there, and right? nothing is timed
 
 Each peer gets an environment of its own, which is kept (--cache). One whose installation or start fails is named
 with the reason, and the others go on. Every answer is compared with numpy before it is timed; a server whose
@@ -9,11 +10,15 @@ answers are wrong is not. In each pair the bound, ours and the peer follow one a
 """
 
 import argparse
+import contextlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -34,6 +39,8 @@ from serving import Memory, NoServer, Server
 
 CASES = ("a_1", "a_32", "a_256", "b_1", "b_32", "b_256")
 CONNECTIONS = 16
+# Where an interpreter is looked for: the one that runs this comes first.
+INTERPRETERS = (sys.executable, "python3.12", "python3.11", "/usr/bin/python3")
 INSTALL_TIMEOUT_S = 1800
 ERROR_LINES = 3
 
@@ -105,7 +112,25 @@ class Uninstalled(Exception):
     """A peer's packages cannot be had here."""
 
 
-def install(peer: Peer, cache: Path, interpreter: str = sys.executable) -> Path:
+def interpreter_for(peer: Peer, candidates: Sequence[str] = INTERPRETERS) -> str:
+    """The first interpreter that meets the peer's needs; raise `Uninstalled` with the needs where none does."""
+    for program in peer.programs:
+        if shutil.which(program) is None:
+            raise Uninstalled(f"needs {program} on the PATH")
+    met = " and ".join([f"({need.expression})" for need in peer.needs] or ["True"])
+    # Debian's interpreters make no environments without ensurepip, which is in a package of its own.
+    # The real path, so that an environment made once serves every checkout.
+    probe = (
+        f"import ensurepip, os, sys, sysconfig; {met} or sys.exit(1); print(os.path.realpath(sys.executable))"
+    )
+    for candidate in candidates:
+        with contextlib.suppress(Uninstalled):
+            return _run([candidate, "-c", probe]).strip()
+    needs = ", ".join([*(need.what for need in peer.needs), "ensurepip"])
+    raise Uninstalled(f"needs an interpreter with {needs}; looked at {', '.join(candidates)}")
+
+
+def install(peer: Peer, cache: Path, interpreter: str) -> Path:
     """Make the peer's environment, or find the one made before; return the folder of its programs."""
     folder = cache / peer.name.replace(" ", "-").lower()
     done = folder / "installed.txt"
@@ -118,9 +143,9 @@ def install(peer: Peer, cache: Path, interpreter: str = sys.executable) -> Path:
     return folder / "bin"
 
 
-def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
+def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
     try:
-        subprocess.run(  # noqa: S603 - our own command
+        done = subprocess.run(  # noqa: S603 - our own command
             command, check=True, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, env=environment
         )
     except subprocess.CalledProcessError as error:
@@ -128,6 +153,7 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
         raise Uninstalled(" ".join(lines[-ERROR_LINES:]) or f"exit {error.returncode}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Uninstalled(str(error)) from error
+    return done.stdout
 
 
 def free_port_of_three() -> int:
@@ -139,61 +165,90 @@ def free_port_of_three() -> int:
     raise NoServer("no three free ports in a row")
 
 
-class Comparison:
-    """One run over all peers."""
+@contextlib.contextmanager
+def serving_peer(peer: Peer, programs: Path, model: Path, core: int) -> Iterator[Server]:
+    """A peer that serves `model` from a folder of its own until the block ends."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        place = Place(programs, Path(folder), free_port_of_three())
+        environment = adapters.environment(peer, place, model)
+        peer.write_files(place)
+        if peer.prepare:
+            _run(peer.prepare(place), environment)
+        with serving.running(
+            peer.command(place),
+            place.port,
+            core=core,
+            is_ready=serving.answers_ok(peer.ready_path, peer.ready_text),
+            environment=environment,
+            folder=place.folder,
+        ) as server:
+            yield server
 
-    def __init__(self, bench: Bench, ours: Server, console: Console) -> None:
-        self.bench = bench
-        self.ours = ours
+
+def ask(server: Server, dialect: Dialect, case: Case) -> Request:
+    """Ask once; return the request, which is answered rightly, or raise `WrongAnswer`."""
+    request = dialect.write(case)
+    answer = server.ask(request)
+    if answer.status != cases.OK:
+        raise cases.WrongAnswer(f"status {answer.status}: {answer.body[:100]!r}")
+    cases.check(case, dialect.read(answer))
+    return request
+
+
+class Check:
+    """Install, start, weigh and ask peers; whoever also times them does so in `answered`."""
+
+    def __init__(self, models: Path, names: Sequence[str], core: int, console: Console) -> None:
+        self.models = models
+        self.cases = [cases.make(name) for name in names]
+        self.core = core
         self.console = console
         self.outcome = Outcome([], [], [])
+        self.num_right = 0
 
-    def add(self, peer: Peer, cache: Path, interpreter: str = sys.executable) -> None:
+    def answered(self, peer: Peer, dialect: Dialect, case: Case, request: Request, server: Server) -> None:
+        """Take note of a right answer."""
+
+    def add(self, peer: Peer, cache: Path) -> None:
         self.console.print(f"{peer.name}: installing, unless it is there")
         try:
-            programs = install(peer, cache, interpreter)
+            programs = install(peer, cache, interpreter_for(peer))
             # A peer serves one file at a time; small and large heads each get a start of their own.
-            for letter in dict.fromkeys(name[0] for name in self.bench.plan.names):
+            for letter in dict.fromkeys(case.model for case in self.cases):
                 self._serve(peer, programs, letter)
         except (Uninstalled, NoServer) as error:
             self.outcome.failed.append(Failed(peer.name, str(error)))
 
     def _serve(self, peer: Peer, programs: Path, letter: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            place = Place(programs, Path(folder), free_port_of_three())
-            environment = adapters.environment(peer, place, self.bench.models / f"{letter}.onnx")
-            peer.write_files(place)
-            if peer.prepare:
-                _run(peer.prepare(place), environment)
-            with serving.running(
-                peer.command(place),
-                place.port,
-                core=self.bench.cores.server,
-                is_ready=serving.answers_ok(peer.ready_path),
-                environment=environment,
-                folder=place.folder,
-            ) as server:
-                name = f"{peer.name}, head {letter}"
-                self.outcome.weighed.append(Weighed(name, server.start_to_ready_s, server.memory()))
-                for case in map(cases.make, self.bench.plan.names):
-                    if case.model == letter:
-                        self._compare(peer, server, case)
+        with serving_peer(peer, programs, self.models / f"{letter}.onnx", self.core) as server:
+            name = f"{peer.name}, head {letter}"
+            self.outcome.weighed.append(Weighed(name, server.start_to_ready_s, server.memory()))
+            for case in self.cases:
+                for dialect in peer.dialects if case.model == letter else ():
+                    self._ask(peer, dialect, case, server)
 
-    def _compare(self, peer: Peer, server: Server, case: Case) -> None:
-        for dialect in peer.dialects:
-            self.console.print(f"{peer.name}: {case.name} {dialect.name}")
-            what = f"{peer.name}, {case.name} {dialect.name}"
-            try:
-                request = dialect.write(case)
-                answer = server.ask(request)
-                if answer.status != cases.OK:
-                    raise cases.WrongAnswer(f"status {answer.status}: {answer.body[:100]!r}")  # noqa: TRY301
-                cases.check(case, dialect.read(answer))
-                rounds = self._rounds(dialect, request, case, server)
-            except (cases.WrongAnswer, NotCounted, OSError, KeyError, ValueError) as error:
-                self.outcome.failed.append(Failed(what, f"{type(error).__name__}: {error}"))
-            else:
-                self.outcome.compared.append(Compared(peer.name, dialect.name, case.name, rounds))
+    def _ask(self, peer: Peer, dialect: Dialect, case: Case, server: Server) -> None:
+        what = f"{peer.name}, {case.name} {dialect.name}"
+        self.console.print(what)
+        try:
+            request = ask(server, dialect, case)
+            self.num_right += 1
+            self.answered(peer, dialect, case, request, server)
+        except (cases.WrongAnswer, NotCounted, OSError, HTTPException, KeyError, ValueError) as error:
+            self.outcome.failed.append(Failed(what, f"{type(error).__name__}: {error}"))
+
+
+class Comparison(Check):
+    """One run over all peers that times them."""
+
+    def __init__(self, bench: Bench, ours: Server, console: Console) -> None:
+        super().__init__(bench.models, bench.plan.names, bench.cores.server, console)
+        self.bench = bench
+        self.ours = ours
+
+    def answered(self, peer: Peer, dialect: Dialect, case: Case, request: Request, server: Server) -> None:
+        rounds = self._rounds(dialect, request, case, server)
+        self.outcome.compared.append(Compared(peer.name, dialect.name, case.name, rounds))
 
     def _rounds(self, dialect: Dialect, request: Request, case: Case, server: Server) -> tuple[Round, ...]:
         ours, answer = self._our_request(case, binary=dialect is adapters.V2_BINARY)
@@ -220,7 +275,7 @@ class Comparison:
         return request, answer
 
 
-def print_outcome(console: Console, outcome: Outcome) -> None:
+def print_compared(console: Console, outcome: Outcome) -> None:
     columns = ("peer", "form", "case", "share of the bound", "ours", "ours over the peer")
     table = Table(*columns, "p50 ms", "ours", "p99 ms", "ours", title=f"{CONNECTIONS} connections, medians")
     for row in outcome.compared:
@@ -234,6 +289,9 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
             *(f"{latency_ms:.2f}" for latency_ms in row.latencies_ms),
         )
     console.print(table)
+
+
+def print_weighed(console: Console, outcome: Outcome) -> None:
     table = Table("server", "start to ready, s", "RSS MB", "PSS MB", title="ready, before the first request")
     for one in outcome.weighed:
         table.add_row(
@@ -248,6 +306,11 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     console.print(
         "TensorFlow Serving, OpenVINO Model Server and a Triton without Python are in no package registry."
     )
+
+
+def print_outcome(console: Console, outcome: Outcome) -> None:
+    print_compared(console, outcome)
+    print_weighed(console, outcome)
 
 
 def write_json(path: Path, outcome: Outcome) -> None:
@@ -282,14 +345,40 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5, metavar="N", help="rounds of each case, default 5")
     parser.add_argument("--duration", type=int, default=1, metavar="S", help="seconds of one run, default 1")
     parser.add_argument("--cache", type=Path, default=serving.ROOT / ".bench-peers", metavar="DIR")
-    parser.add_argument(
-        "--python",
-        default=sys.executable,
-        metavar="PATH",
-        help="interpreter of the environments; PyTriton needs one whose libpython the system finds",
-    )
+    parser.add_argument("--check", action="store_true", help="ask each case once and time nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as well")
     return parser.parse_args(arguments)
+
+
+def check(chosen: Sequence[Peer], names: Sequence[str], cache: Path, console: Console) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        heads.write(Path(folder))
+        one = Check(Path(folder), names, min(os.sched_getaffinity(0)), console)
+        for peer in chosen:
+            one.add(peer, cache)
+    print_weighed(console, one.outcome)
+    console.print(f"{one.num_right} answers right")
+    return 1 if one.outcome.failed else 0
+
+
+def compare(
+    chosen: Sequence[Peer], options: argparse.Namespace, names: tuple[str, ...], console: Console
+) -> None:
+    generator.require()
+    cores = serving.pick_cores()
+    plan = Plan(names, ("json", "v2"), (CONNECTIONS,), options.pairs, options.duration)
+    with tempfile.TemporaryDirectory() as folder:
+        heads.write(Path(folder))
+        bench = Bench(cores, Path(folder), plan)
+        with serving.service(bench.models / "repository", cores.server) as ours:
+            comparison = Comparison(bench, ours, console)
+            weighed = Weighed("logitserve, both heads", ours.start_to_ready_s, ours.memory())
+            comparison.outcome.weighed.append(weighed)
+            for peer in chosen:
+                comparison.add(peer, options.cache.resolve())
+    print_outcome(console, comparison.outcome)
+    if options.json:
+        write_json(options.json, comparison.outcome)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -300,24 +389,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = tuple(options.cases.split(","))
         if any(cases.make(name).operation != "predict" for name in names):
             raise ValueError("peers serve heads: expected cases a_N and b_N")  # noqa: TRY301
-        generator.require()
-        cores = serving.pick_cores()
-        plan = Plan(names, ("json", "v2"), (CONNECTIONS,), options.pairs, options.duration)
-        with tempfile.TemporaryDirectory() as folder:
-            heads.write(Path(folder))
-            bench = Bench(cores, Path(folder), plan)
-            with serving.service(bench.models / "repository", cores.server) as ours:
-                comparison = Comparison(bench, ours, console)
-                weighed = Weighed("logitserve, both heads", ours.start_to_ready_s, ours.memory())
-                comparison.outcome.weighed.append(weighed)
-                for peer in chosen:
-                    comparison.add(peer, options.cache.resolve(), options.python)
+        if options.check:
+            return check(chosen, names, options.cache.resolve(), console)
+        compare(chosen, options, names, console)
     except (NoServer, ValueError) as error:
         console.print(str(error), markup=False)
         return 1
-    print_outcome(console, comparison.outcome)
-    if options.json:
-        write_json(options.json, comparison.outcome)
     return 0
 
 

@@ -286,6 +286,36 @@ def test_a_server_runs_on_its_core_and_is_gone_afterwards() -> None:
         time.sleep(0.01)
 
 
+def test_a_child_that_left_the_session_does_not_outlive_the_server(tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    script = (
+        "import pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
+        f"pathlib.Path({str(noted)!r}).write_text(str(child.pid))\n"
+        "time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script]
+    core = max(os.sched_getaffinity(0))
+    with serving.running(
+        command, 0, core=core, is_ready=lambda _: noted.exists() and bool(noted.read_text())
+    ):
+        pid = int(noted.read_text())
+        assert runs(pid)
+    deadline_s = time.monotonic() + 10
+    while runs(pid):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_a_server_is_ready_once_its_answer_has_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"/yes": cases.Answer(200, b"all READY", {}), "/no": cases.Answer(503, b"READY", {})}
+    monkeypatch.setattr(serving, "get", lambda _, path: answers[path])
+    assert serving.answers_ok("/yes")(1)
+    assert serving.answers_ok("/yes", "READY")(1)
+    assert not serving.answers_ok("/yes", "ready")(1)
+    assert not serving.answers_ok("/no")(1)
+
+
 def runs(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
@@ -591,6 +621,7 @@ def test_a_peer_that_cannot_be_installed_is_named_and_the_others_go_on(
         raise peers.Uninstalled("no wheel for this machine")
 
     monkeypatch.setattr(peers, "_run", refuse)
+    monkeypatch.setattr(peers, "interpreter_for", lambda _: sys.executable)
     plan = pairs.Plan(("a_1",), ("json",), (16,), 1, 1)
     here = pairs.Bench(serving.Cores(0, 1), tmp_path, plan)
     comparison = peers.Comparison(here, None, peers.Console(width=160))
@@ -610,11 +641,55 @@ def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(peers, "_run", note)
     peer = adapters.named("litserve")
-    assert peers.install(peer, tmp_path) == peers.install(peer, tmp_path) == tmp_path / "litserve" / "bin"
+    for _ in range(2):
+        assert peers.install(peer, tmp_path, "/usr/bin/python3") == tmp_path / "litserve" / "bin"
     assert len(commands) == 2
+    assert commands[0][0] == "/usr/bin/python3"
     assert commands[1][-len(peer.packages) :] == list(peer.packages)
-    peers.install(peer._replace(packages=("other",)), tmp_path)
+    peers.install(peer._replace(packages=("other",)), tmp_path, "/usr/bin/python3")
     assert len(commands) == 4
+    peers.install(peer._replace(packages=("other",)), tmp_path, "/opt/python3")
+    assert len(commands) == 6
+
+
+def test_the_first_interpreter_that_meets_the_needs_is_taken_by_its_real_path(tmp_path: Path) -> None:
+    link = tmp_path / "python"
+    link.symlink_to(sys.executable)
+    peer = adapters.named("litserve")
+    real = os.path.realpath(sys.executable)
+    assert peers.interpreter_for(peer, ["/nowhere/python", "false", str(link)]) == real
+    never = peer._replace(needs=(adapters.Need("a Python from the future", "sys.version_info > (9,)"),))
+    with pytest.raises(peers.Uninstalled, match=r"a Python from the future.*looked at .*python"):
+        peers.interpreter_for(never, [str(link)])
+
+
+def test_a_program_that_a_peer_needs_is_named() -> None:
+    peer = adapters.named("torchserve")._replace(programs=("no-such-program",))
+    with pytest.raises(peers.Uninstalled, match="needs no-such-program on the PATH"):
+        peers.interpreter_for(peer)
+
+
+@pytest.mark.parametrize("peer", adapters.PEERS, ids=lambda peer: peer.name)
+def test_the_needs_of_every_peer_can_be_asked(peer: Any) -> None:
+    for need in peer.needs:
+        script = f"import os, sys, sysconfig; print({need.expression})"
+        assert peers._run([sys.executable, "-c", script]) in ("True\n", "False\n")
+
+
+def test_a_check_asks_each_case_once_and_times_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What plain FastAPI needs is in our own environment.
+    monkeypatch.setattr(peers, "install", lambda *_: Path(sys.executable).parent)
+    monkeypatch.setattr(peers, "interpreter_for", lambda _: sys.executable)
+    monkeypatch.setattr(generator, "run", lambda *_, **__: pytest.fail("timed"))
+    assert peers.main(["--check", "--peers=plainfastapi", "--cases=a_1,a_32"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 answers right" in printed
+    assert "plain FastAPI, head a" in printed
+    monkeypatch.setattr(cases, "RTOL", -1.0)
+    assert peers.main(["--check", "--peers=plainfastapi", "--cases=a_1"]) == 1
+    assert "not what numpy computes" in capsys.readouterr().out
 
 
 def test_a_failed_command_says_why_in_one_line() -> None:
@@ -655,8 +730,10 @@ def test_the_session_of_the_peers_answers_rightly(head_session: ModuleType) -> N
     cases.check(case, session.run_to_lists(case.arrays["features"].tolist()))
     handler = importlib.import_module("torchserve_handler").Head()
     handler.initialize(None)
-    (answer,) = handler.handle([{"body": {"features": case.arrays["features"].tolist()}}], None)
-    cases.check(case, answer)
+    batch = [case, cases.make("a_2")]
+    answers = handler.handle([{"body": {"features": one.arrays["features"].tolist()}} for one in batch], None)
+    for one, answer in zip(batch, answers, strict=True):
+        cases.check(one, answer)
 
 
 async def test_plain_fastapi_answers_rightly(head_session: ModuleType, anyio_backend: str) -> None:
