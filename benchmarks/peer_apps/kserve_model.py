@@ -6,6 +6,7 @@ from typing import Any
 
 from head_session import PORT, Session
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+from kserve.logging import KSERVE_LOG_CONFIG
 
 
 class Head(Model):
@@ -31,4 +32,5 @@ class Head(Model):
 
 
 if __name__ == "__main__":
-    ModelServer(http_port=PORT, enable_grpc=False, workers=1).start([Head()])
+    KSERVE_LOG_CONFIG["loggers"]["uvicorn.access"]["level"] = "WARNING"
+    ModelServer(http_port=PORT, enable_grpc=False, workers=1, enable_latency_logging=False).start([Head()])

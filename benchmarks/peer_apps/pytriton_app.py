@@ -2,6 +2,9 @@
 # The library is installed in the peer's own environment only.
 # mypy: disable-error-code="import-not-found,misc,untyped-decorator"
 
+import os
+import sysconfig
+
 import numpy as np
 from head_session import PORT, Session
 from numpy.typing import NDArray
@@ -21,6 +24,8 @@ def predict(features: NDArray[np.float32]) -> list[NDArray[np.generic]]:
 
 
 if __name__ == "__main__":
+    # Triton's stub links libpython, which only some interpreters put on the loader's path.
+    os.environ["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
     config = TritonConfig(http_port=PORT, grpc_port=PORT + 1, metrics_port=PORT + 2)
     with Triton(config=config) as triton:
         triton.bind(
