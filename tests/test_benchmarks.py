@@ -676,12 +676,33 @@ def test_the_needs_of_every_peer_can_be_asked(peer: Any) -> None:
         assert peers._run([sys.executable, "-c", script]) in ("True\n", "False\n")
 
 
-def test_a_check_asks_each_case_once_and_times_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # What plain FastAPI needs is in our own environment.
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What plain FastAPI needs is in our own environment."""
     monkeypatch.setattr(peers, "install", lambda *_: Path(sys.executable).parent)
     monkeypatch.setattr(peers, "interpreter_for", lambda _: sys.executable)
+
+
+def test_a_run_compares_what_was_answered_rightly(
+    installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = min(os.sched_getaffinity(0))
+    monkeypatch.setattr(serving, "pick_cores", lambda: serving.Cores(core, core))
+    monkeypatch.setattr(generator, "require", lambda: None)
+    monkeypatch.setattr(pairs.Bench, "load", lambda *_: load(200.0))
+    monkeypatch.setattr(pairs.Bench, "counted_load", lambda *_: load(100.0))
+    file = tmp_path / "run.json"
+    assert peers.main(["--peers=plainfastapi", "--cases=a_1", "--pairs=2", f"--json={file}"]) == 0
+    said = json.loads(file.read_text(encoding="utf-8"))
+    assert [(one["peer"], one["case"], len(one["rounds"])) for one in said["compared"]] == [
+        ("plain FastAPI", "a_1", 2)
+    ]
+    assert [one["name"] for one in said["weighed"]] == ["logitserve, both heads", "plain FastAPI, head a"]
+
+
+def test_a_check_asks_each_case_once_and_times_nothing(
+    installed: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(generator, "run", lambda *_, **__: pytest.fail("timed"))
     assert peers.main(["--check", "--peers=plainfastapi", "--cases=a_1,a_32"]) == 0
     printed = capsys.readouterr().out
