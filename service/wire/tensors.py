@@ -6,6 +6,7 @@ on the way out. Which tensors a message has, and what they mean, is not known he
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,12 @@ from service.wire.limits import Limits
 FP32, FP64, INT64 = np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8")
 DATATYPES: dict[str, np.dtype[Any]] = {"FP32": FP32, "FP64": FP64, "INT64": INT64}
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+
+# So many descriptions of answers are remembered, some 300 bytes each.
+REMEMBERED = 256
+
+# What differs from message to message, or is no plain text.
+_VARYING = {"id", "parameters", "outputs"}
 
 # JSON is filled up with spaces to a multiple of this, so that the tensors behind it lie aligned.
 ALIGNMENT_BYTES = 8
@@ -100,22 +107,51 @@ def write(
         Whether float32 data get all their digits: those that suffice may round to a neighbour by way of the
         float64 that JSON is read as.
     """
-    entries: list[dict[str, Any]] = []
-    raws: list[Any] = []
-    for name, array in arrays.items():
-        dtype = array.dtype.newbyteorder("<")
-        entry: dict[str, Any] = {"name": name, "datatype": _NAMES[dtype], "shape": array.shape}
-        if name in binary:
-            entry["parameters"] = {"binary_data_size": array.nbytes}
-            raws.append(np.ascontiguousarray(array, dtype))
-        else:
-            entry["data"] = _data(array.astype(np.float64) if all_digits and dtype == FP32 else array)
-        entries.append(entry)
-    text = orjson.dumps({**said, key: entries}, option=orjson.OPT_SERIALIZE_NUMPY)
+    raws = [array for name, array in arrays.items() if name in binary]
+    if len(raws) == len(arrays) and not said.keys() & _VARYING:
+        shapes = tuple((name, array.dtype.str, array.shape) for name, array in arrays.items())
+        text = _remembered(tuple(said.items()), key, shapes)
+    else:
+        entries = [
+            _entry(name, array.dtype, array.shape, raw=name in binary) for name, array in arrays.items()
+        ]
+        for entry, (name, array) in zip(entries, arrays.items(), strict=True):
+            if name not in binary:
+                widened = all_digits and array.dtype == FP32
+                entry["data"] = _data(array.astype(np.float64) if widened else array)
+        text = _text(said, key, entries)
     if not any(array.nbytes for array in raws):
-        return Body(text, None)
-    text = text.ljust(-(-len(text) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
-    return Body(b"".join([text, *raws]), len(text))
+        return Body(text.rstrip(), None)
+    tensors: list[Any] = [_raw(array) for array in raws]
+    return Body(b"".join([text, *tensors]), len(text))
+
+
+def _entry(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], *, raw: bool) -> dict[str, Any]:
+    """Describe a tensor; the number of its bytes says that they follow."""
+    little = dtype.newbyteorder("<")
+    entry: dict[str, Any] = {"name": name, "datatype": _NAMES[little], "shape": shape}
+    if raw:
+        entry["parameters"] = {"binary_data_size": math.prod(shape) * dtype.itemsize}
+    return entry
+
+
+def _text(said: Mapping[str, Any], key: str, entries: list[dict[str, Any]]) -> bytes:
+    text = orjson.dumps({**said, key: entries}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return text.ljust(-(-len(text) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
+
+
+@lru_cache(REMEMBERED)
+def _remembered(
+    said: tuple[tuple[str, Any], ...], key: str, shapes: tuple[tuple[str, str, tuple[int, ...]], ...]
+) -> bytes:
+    """Write the JSON of a message whose tensors are all raw: callers ask for the same few shapes again and again."""
+    entries = [_entry(name, np.dtype(dtype), shape, raw=True) for name, dtype, shape in shapes]
+    return _text(dict(said), key, entries)
+
+
+def _raw(array: NDArray[Any]) -> NDArray[Any]:
+    """Lay an array out as the protocol sends it; one that lies so is not copied."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
 
 
 def _data(array: NDArray[Any]) -> Any:
