@@ -61,7 +61,13 @@ class _Finish:
 
     @cached_property
     def normalised(self) -> softmax.Normalised:
-        return softmax.normalise(self.logits, self.request.axis, self.request.temperature)
+        return softmax.normalise(
+            self.logits,
+            self.request.axis,
+            self.request.temperature,
+            with_logarithms="log_probabilities" in self.request.outputs,
+            with_others=self.request.labels is not None,
+        )
 
     @property
     def classes(self) -> NDArray[np.int64]:

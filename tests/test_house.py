@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 # Inside a wing the same, lowest first.
 WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "numeric": (("checks", "kernel"), ("softmax",), ("losses",)),
+    "numeric": (("checks", "kernel"), ("float32", "float64"), ("softmax",), ("losses",)),
     "wire": (
         ("limits", "media"),
         ("encodings", "arrays", "json_reader"),

@@ -4,6 +4,8 @@ Pure array functions, lowest first; nothing here knows of requests, models or HT
 
     checks      what may enter, and the error for what may not
     kernel      differences, exponentials and sums that lose nothing
+    float32     one pass over rows of logits: probabilities, logarithms, sums
+    float64     the same with every digit of float64
     softmax     probabilities, log-probabilities, entropy, classes
     losses      cross-entropy and what follows from it: accuracy, Brier score, gradient
 """

@@ -29,9 +29,6 @@ Float64Array: TypeAlias = NDArray[np.float64]
 # work enough that a pass costs more than the call that starts it.
 BLOCK_ELEMENTS = 32_768
 
-# Up to this many classes, arithmetic along the rows of a block beats arithmetic along the classes.
-FEW_CLASSES = 32
-
 # numpy copies a column that it broadcasts along rows into its buffer, at the cost of a pass, unless a row is
 # longer than half of the buffer. So rows of at least this length get a buffer of this length, not of 8192.
 LONG_ROW = 512
@@ -53,6 +50,13 @@ ANCHOR = 2.0**26
 SPLITTER = 2.0**27 + 1
 
 
+# What is freed in pieces below this stays with the process, and up to twice as much in all. glibc raises its
+# limit to the largest piece that ever came back; at its first limit, 128 KiB, it returns the arrays of a batch
+# to the system, and each 4 KiB of the next batch is a page fault, which costs more than the arithmetic on it.
+# Other allocators do not notice.
+KEPT_BYTES = 8 * 2**20
+np.empty(KEPT_BYTES, np.uint8)  # never written, so no memory
+
 _AS_IT_IS = nullcontext()
 
 
@@ -61,6 +65,27 @@ class Shifted(NamedTuple):
 
     high: Float64Array
     low: Float64Array | None
+
+
+class Wanted(NamedTuple):
+    """The arrays that a pass over rows fills; None for what nobody asked for.
+
+    Parameters
+    ----------
+    probabilities : float array [n, num_classes] or None
+        e^d / (1 + s), in the logits' type.
+    logarithms : float array [n, num_classes] or None
+        d - log1p(s), in the logits' type; the logarithm of 1 is +0.0.
+    others : float64 array [n] or None
+        s, the sum of a row's e^d without the largest one.
+    """
+
+    probabilities: NDArray[Any] | None = None
+    logarithms: NDArray[Any] | None = None
+    others: Float64Array | None = None
+
+    def of(self, rows: slice) -> "Wanted":
+        return Wanted(*(None if array is None else array[rows] for array in self))
 
 
 def blocks(num_rows: int, num_classes: int) -> list[slice]:
@@ -78,9 +103,11 @@ def buffered_for(num_classes: int) -> AbstractContextManager[object]:
 
 @contextmanager
 def _short_buffer() -> Iterator[None]:
-    with np.errstate():  # gives the buffer its size back at the end
-        np.setbufsize(LONG_ROW)
+    before = np.setbufsize(LONG_ROW)
+    try:
         yield
+    finally:
+        np.setbufsize(before)
 
 
 def places(columns: IndexArray, num_classes: int) -> IndexArray:
@@ -91,6 +118,13 @@ def places(columns: IndexArray, num_classes: int) -> IndexArray:
 def picked(rows: FloatArray, columns: IndexArray) -> FloatArray:
     """The element at `columns` [n] of each row, [n]."""
     return rows.reshape(-1)[places(columns, rows.shape[1])]
+
+
+def picked_twice(rows: FloatArray, first: IndexArray, second: IndexArray) -> tuple[FloatArray, FloatArray]:
+    """The elements at `first` and at `second` [n] of each row, each [n], for less than `picked` takes for two."""
+    flat = rows.reshape(-1)
+    starts = np.arange(0, rows.size, rows.shape[1])
+    return flat[first + starts], flat[second + starts]
 
 
 def shift_rows(logits: FloatArray, largest: IndexArray, temperature: float) -> Shifted:
@@ -109,7 +143,7 @@ def shift(logits: FloatArray, largest: FloatArray, temperature: float) -> Shifte
         high = logits.astype(np.float64)
         high -= largest.astype(np.float64)
         if temperature != 1:
-            _divide(high, temperature)
+            divide(high, temperature)
         return Shifted(high, None)
     values, top = logits.astype(np.float64, copy=False), largest.astype(np.float64, copy=False)
     # Overflow is a true -infinity; it and masks leave NaN in `low`, which the last line drops.
@@ -117,6 +151,11 @@ def shift(logits: FloatArray, largest: FloatArray, temperature: float) -> Shifte
         high, low = _subtract(values, top) if temperature == 1 else _subtract_divide(values, top, temperature)
     np.copyto(low, 0.0, where=high < CARRY_LIMIT)
     return Shifted(high, low)
+
+
+def divide(high: Float64Array, temperature: float) -> None:
+    with np.errstate(over="ignore"):  # a temperature below 1 may carry d beyond float64: p is 0 there
+        high /= temperature
 
 
 def exponentials(shifted: Shifted, *, offset: float = 0.0, out: Float64Array | None = None) -> Float64Array:
@@ -172,85 +211,9 @@ def complements(values: Float64Array, largest: IndexArray, others: Float64Array)
     return remainder
 
 
-def normalise_float32(
-    logits: NDArray[Any], largest: IndexArray, temperature: float, probabilities: NDArray[Any]
-) -> Float64Array:
-    """Write the probabilities [n, num_classes] of rows and return the sums of their others [n].
-
-    All in one array of float64, and without what only float64 logits need: a carry beside d, a scale for sums
-    that vanish, a division where a product has bits to spare.
-    """
-    values, flat, at = _shifted_columns(logits, largest, temperature)
-    np.exp(values, out=values)
-    flat[at] = 0.0
-    others = _column_sums(values)
-    flat[at] = 1.0
-    values *= np.reciprocal(others + 1.0)
-    probabilities.T[...] = values
-    return others
-
-
-def logarithms_float32(
-    logits: NDArray[Any], largest: IndexArray, temperature: float, others: Float64Array
-) -> Float64Array:
-    """Take log p of rows [n, num_classes] from the sums that `normalise_float32` returned."""
-    values, _, _ = _shifted_columns(logits, largest, temperature)
-    values -= np.log1p(others)
-    return values.T
-
-
-def _shifted_columns(
-    logits: NDArray[Any], largest: IndexArray, temperature: float
-) -> tuple[Float64Array, Float64Array, IndexArray]:
-    """Return d of rows as [num_classes, n], the same flattened, and where the largest lie in that.
-
-    In memory each row stays together, unless classes are few: numpy is slow at many short rows.
-    """
-    num_rows, num_classes = logits.shape
-    if num_classes <= FEW_CLASSES:
-        values = logits.T.astype(np.float64, order="C")
-        flat, at = values.reshape(-1), largest * num_rows + np.arange(num_rows)
-    else:
-        rows = logits.astype(np.float64)
-        flat, at = rows.reshape(-1), places(largest, num_classes)
-        values = rows.T
-    values -= flat[at]
-    if temperature != 1:
-        _divide(values, temperature)
-    return values, flat, at
-
-
-def _column_sums(values: Float64Array) -> Float64Array:
-    # Side by side, columns are added up from the top; a column alone would be added in another order.
-    if len(values) <= FEW_CLASSES and values.shape[1] == 1:
-        return np.asarray(np.add.accumulate(values[:, 0])[-1:])
-    total: Float64Array = np.add.reduce(values, axis=0)
-    return total
-
-
-def normalise_float64(
-    logits: NDArray[Any], largest: IndexArray, temperature: float, probabilities: NDArray[Any]
-) -> Float64Array:
-    """Do what `normalise_float32` does, with every digit of float64."""
-    shifted = shift_rows(logits, largest, temperature)
-    exps = exponentials(shifted, out=shifted.high)
-    others = sum_without(exps, largest, carry=True)
-    tiny = tiny_sums(others)
-    if tiny.size:
-        larger = exponentials(shift_rows(logits[tiny], largest[tiny], temperature), offset=TINY_SHIFT)
-        others[tiny] = sum_without(larger, largest[tiny], carry=True) * TINY_SCALE
-    np.divide(exps, (1 + others)[:, None], out=probabilities)
-    return others
-
-
 def tiny_sums(others: Float64Array) -> IndexArray:
     """The rows whose sum has to be taken at another scale."""
     return np.flatnonzero(others < TINY_SUM)
-
-
-def _divide(high: Float64Array, temperature: float) -> None:
-    with np.errstate(over="ignore"):  # a temperature below 1 may carry d beyond float64: p is 0 there
-        high /= temperature
 
 
 def _subtract(values: Float64Array, top: Float64Array) -> tuple[Float64Array, Float64Array]:

@@ -23,6 +23,9 @@ from service.numeric.kernel import Float64Array, complements, sum_rows, sum_with
 from service.numeric.softmax import Normalised, normalise_checked
 from service.types import FloatArray, IndexArray, Labels
 
+# What sums beyond float64 are scaled by: room for 2^64 summands.
+HEADROOM = 2.0**-64
+
 FloatT = TypeVar("FloatT", bound=np.floating[Any])
 
 
@@ -62,20 +65,23 @@ def losses_of(normalised: Normalised, labels: Labels) -> Losses:
         Each loss within 1 unit in the last place in float32 and 4 in float64. The reduced loss is made of the
         losses before they are rounded, summed exactly.
     """
-    counted = _counted(labels, normalised)
-    per_row = _row_losses(normalised, labels, counted)
+    ignored = _ignored(labels)
+    per_row = _row_losses(normalised, labels, ignored)
+    count = len(per_row)
     if labels.sample_weight is not None:
         per_row = _product(_flat(labels.sample_weight), per_row)
-    per_row[~counted] = 0.0
-    count = int(counted.sum())
+    if ignored is not None:
+        per_row[ignored] = 0.0
+        count -= int(np.count_nonzero(ignored))
     dtype = normalised.logits.dtype
     reduced: float | None = None
     if labels.reduction != "none":
-        reduced = _quotient(per_row, _denominator(labels, counted))
-    with np.errstate(over="ignore"):  # a loss beyond the type is infinite in it
-        losses = per_row.astype(dtype).reshape(normalised.batch_shape)
-        loss = None if reduced is None else float(dtype.type(reduced))
-    return Losses(cast("FloatArray", losses), loss, count)
+        reduced = _quotient(per_row.tolist(), _denominator(labels, ignored, count))
+    if not normalised.carries:
+        with np.errstate(over="ignore"):  # a loss beyond the type is infinite in it
+            per_row = per_row.astype(dtype)
+            reduced = None if reduced is None else float(dtype.type(reduced))
+    return Losses(per_row.reshape(normalised.batch_shape), reduced, count)
 
 
 def accuracy(normalised: Normalised, labels: Labels) -> float | None:
@@ -92,15 +98,18 @@ def accuracy(normalised: Normalised, labels: Labels) -> float | None:
     float or None
         None where nothing counted. Weights have no part in it.
     """
-    counted = _counted(labels, normalised)
-    count = int(counted.sum())
+    ignored = _ignored(labels)
+    count = len(normalised.logits) - (0 if ignored is None else int(np.count_nonzero(ignored)))
     if not count:
         return None
     if labels.format == "index":
         truth = labels.values.reshape(-1)
     else:
         truth = _label_rows(normalised, labels).argmax(axis=-1)
-    return int((counted & (truth == normalised.largest)).sum()) / count
+    right = truth == normalised.largest
+    if ignored is not None:
+        right &= ~ignored
+    return int(np.count_nonzero(right)) / count
 
 
 def brier(normalised: Normalised, labels: Labels) -> FloatArray:
@@ -123,16 +132,17 @@ def brier(normalised: Normalised, labels: Labels) -> FloatArray:
     without the halving that is usual for two.
     """
     plain = Labels(labels.values, labels.format, ignore_index=labels.ignore_index)
-    counted = _counted(labels, normalised)
-    scores = np.empty(len(counted))
+    ignored = _ignored(labels)
+    scores = np.empty(len(normalised.logits))
     with np.errstate(over="ignore"):  # labels far beyond 1 may have scores beyond the type
-        for rows, target in _coefficients(normalised, plain, counted):
+        for rows, target in _coefficients(normalised, plain, ignored):
             e, others = normalised.row_exponentials(rows), normalised.others[rows]
             total = 1 + others[:, None]
             p, q = e / total, complements(e, normalised.largest[rows], others) / total
             # p - Y from p and q = 1 - p, so that neither a p near 1 nor one near 0 loses its digits.
             scores[rows] = np.square((1 - target) * p - target * q).sum(axis=-1)
-        scores[~counted] = 0.0
+        if ignored is not None:
+            scores[ignored] = 0.0
         rounded = scores.astype(normalised.logits.dtype)
     return cast("FloatArray", rounded.reshape(normalised.batch_shape))
 
@@ -156,18 +166,18 @@ def gradient(normalised: Normalised, labels: Labels) -> FloatArray:
         Within 4 units in the last place, for soft labels in float64 of the larger of the two terms, which
         cancel where p is close to the labels. 0 for ignored examples and for the mean of nothing.
     """
-    counted = _counted(labels, normalised)
-    scale = _row_scale(normalised, labels, counted)
+    ignored = _ignored(labels)
+    scale = _row_scale(normalised, labels, ignored)
     answer = np.empty_like(normalised.logits)
     with np.errstate(over="ignore", invalid="ignore"):  # mended below
-        for rows, a in _coefficients(normalised, labels, counted):
+        for rows, a in _coefficients(normalised, labels, ignored):
             largest = a.argmax(axis=-1)
             other_a = complements(a, largest, sum_without(a, largest, carry=normalised.carries))
             e = normalised.row_exponentials(rows)
             other_e = complements(e, normalised.largest[rows], normalised.others[rows])
             slope = _product(e.astype(scale.dtype), other_a) - a.astype(scale.dtype) * other_e
             answer[rows] = _product(slope, scale[rows, None])
-    answer[~counted | (scale == 0)] = 0.0
+    answer[scale == 0 if ignored is None else ignored | (scale == 0)] = 0.0
     answer[np.isnan(answer)] = np.inf  # of weights and labels whose products are beyond float64
     answer += 0.0
     return normalised.restore(answer)
@@ -257,16 +267,18 @@ def cross_entropy(
     )
 
 
-def _counted(labels: Labels, normalised: Normalised) -> NDArray[np.bool_]:
+def _ignored(labels: Labels) -> NDArray[np.bool_] | None:
+    """The examples that do not count, [num_rows], or None where there cannot be any."""
     if labels.format == "dense" or labels.ignore_index is None:
-        return np.ones(len(normalised.logits), bool)
-    counted: NDArray[np.bool_] = labels.values.reshape(-1) != labels.ignore_index
-    return counted
+        return None
+    ignored: NDArray[np.bool_] = labels.values.reshape(-1) == labels.ignore_index
+    return ignored
 
 
-def _safe_indices(labels: Labels, counted: NDArray[np.bool_]) -> IndexArray:
+def _safe_indices(labels: Labels, ignored: NDArray[np.bool_] | None) -> IndexArray:
     """The labels with 0, which is a class, in place of those ignored, which may be none."""
-    return np.where(counted, labels.values.reshape(-1), 0).astype(np.int64, copy=False)
+    indices = cast("IndexArray", labels.values.reshape(-1))
+    return indices if ignored is None else np.where(ignored, 0, indices)
 
 
 def _label_rows(normalised: Normalised, labels: Labels) -> FloatArray:
@@ -274,14 +286,14 @@ def _label_rows(normalised: Normalised, labels: Labels) -> FloatArray:
     return cast("FloatArray", rows)
 
 
-def _row_losses(normalised: Normalised, labels: Labels, counted: NDArray[np.bool_]) -> Float64Array:
+def _row_losses(normalised: Normalised, labels: Labels, ignored: NDArray[np.bool_] | None) -> Float64Array:
     if labels.format == "index" and not labels.label_smoothing:
-        indices = _safe_indices(labels, counted)
+        indices = _safe_indices(labels, ignored)
         costs = normalised.label_costs(indices)
         return costs if labels.class_weight is None else _product(_flat(labels.class_weight)[indices], costs)
-    per_row = np.empty(len(counted))
+    per_row = np.empty(len(normalised.logits))
     with np.errstate(over="ignore", invalid="ignore"):  # NaN of opposite infinities is mended below
-        for rows, a in _coefficients(normalised, labels, counted):
+        for rows, a in _coefficients(normalised, labels, ignored):
             per_row[rows] = sum_rows(_product(a, normalised.row_costs(rows)), carry=normalised.carries)
     per_row[np.isnan(per_row)] = np.inf
     per_row += 0.0  # a loss of nothing is +0.0
@@ -289,12 +301,12 @@ def _row_losses(normalised: Normalised, labels: Labels, counted: NDArray[np.bool
 
 
 def _coefficients(
-    normalised: Normalised, labels: Labels, counted: NDArray[np.bool_]
+    normalised: Normalised, labels: Labels, ignored: NDArray[np.bool_] | None
 ) -> Iterator[tuple[slice, Float64Array]]:
     """Yield blocks of rows with the coefficient of every class in them, float64 [n, num_classes]."""
     num_classes = normalised.logits.shape[1]
     dense = labels.format == "dense"
-    values = _label_rows(normalised, labels) if dense else _safe_indices(labels, counted)
+    values = _label_rows(normalised, labels) if dense else _safe_indices(labels, ignored)
     for rows in normalised.blocks():
         if dense:
             a = values[rows].astype(np.float64, order="C")
@@ -309,46 +321,48 @@ def _coefficients(
         yield rows, a
 
 
-def _denominator(labels: Labels, counted: NDArray[np.bool_]) -> Float64Array:
+def _denominator(labels: Labels, ignored: NDArray[np.bool_] | None, count: int) -> list[float]:
     """What the sum of the losses is divided by, as numbers still to be summed."""
     if labels.reduction == "sum":
-        return np.ones(1)
+        return [1.0]
     if labels.reduction == "mean_with_sample_weight" and labels.sample_weight is not None:
-        return _flat(labels.sample_weight)[counted]
-    if labels.reduction == "mean" and labels.format == "index" and labels.class_weight is not None:
-        return _flat(labels.class_weight)[labels.values.reshape(-1)[counted]]
-    return np.array([float(counted.sum())])
+        weights = _flat(labels.sample_weight)
+    elif labels.reduction == "mean" and labels.format == "index" and labels.class_weight is not None:
+        weights = _flat(labels.class_weight)[_safe_indices(labels, ignored)]
+    else:
+        return [float(count)]
+    return cast("list[float]", (weights if ignored is None else weights[~ignored]).tolist())
 
 
-def _quotient(numerator: Float64Array, denominator: Float64Array) -> float | None:
+def _quotient(numerator: list[float], denominator: list[float]) -> float | None:
     """The one sum over the other, each summed exactly; None over 0."""
-    headroom = _headroom(numerator, denominator)
-    divisor = math.fsum((denominator * headroom).tolist())
+    divisor, divisor_scale = _exact_sum(denominator)
     if not divisor:
         return None
     try:
-        return math.fsum((numerator * headroom).tolist()) / divisor
+        total, scale = _exact_sum(numerator)
     except ValueError:  # infinities of both signs, which take negative labels
         return math.inf
+    return total / divisor * (divisor_scale / scale)
 
 
-def _row_scale(normalised: Normalised, labels: Labels, counted: NDArray[np.bool_]) -> NDArray[Any]:
+def _row_scale(normalised: Normalised, labels: Labels, ignored: NDArray[np.bool_] | None) -> NDArray[Any]:
     """What the slope of each row is multiplied by: its weight over temperature, denominator and 1 + others.
 
     In the widest type of the machine where answers are float64, so that only their own rounding counts. Where
     float64 is the widest there is, the gradient may lose one or two units more in the last place.
     """
     widest = np.longdouble if normalised.carries else np.float64
-    scale: NDArray[Any] = np.ones(len(counted), widest)
+    count = len(normalised.logits)
+    scale: NDArray[Any] = np.ones(count, widest)
     if labels.sample_weight is not None:
         scale *= _flat(labels.sample_weight)
     if labels.reduction != "none":
-        denominator = _denominator(labels, counted)
-        headroom = _headroom(denominator)
-        divisor = math.fsum((denominator * headroom).tolist())
+        counted = count if ignored is None else count - int(np.count_nonzero(ignored))
+        divisor, divisor_scale = _exact_sum(_denominator(labels, ignored, counted))
         if not divisor:
             return np.zeros_like(scale)
-        scale *= headroom
+        scale *= divisor_scale
         scale /= divisor
     with np.errstate(over="ignore"):  # a tiny temperature may well have a gradient beyond the type
         scale /= normalised.temperature
@@ -356,10 +370,12 @@ def _row_scale(normalised: Normalised, labels: Labels, counted: NDArray[np.bool_
     return scale
 
 
-def _headroom(*summands: Float64Array) -> float:
-    """A power of two that keeps exact sums within float64; the quotient of two such sums has no part in it."""
-    peak = max(float(np.abs(values).max(initial=0.0)) for values in summands)
-    return 2.0**-64 if peak > 2.0**900 else 1.0
+def _exact_sum(values: list[float]) -> tuple[float, float]:
+    """The sum rounded once, times a power of two that keeps it within float64, and that power: nearly always 1."""
+    try:
+        return math.fsum(values), 1.0
+    except OverflowError:
+        return math.fsum([value * HEADROOM for value in values]), HEADROOM
 
 
 def _flat(weight: FloatArray) -> Float64Array:

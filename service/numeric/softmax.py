@@ -4,24 +4,23 @@ Knows axes, shapes and the type of the answer; knows no labels.
 """
 
 import math
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.numeric import checks
+from service.numeric.float32 import FEW_CLASSES, normalise_float32
+from service.numeric.float64 import normalise_float64
 from service.numeric.kernel import (
     TINY_SCALE,
     TINY_SHIFT,
     Float64Array,
     Shifted,
+    Wanted,
     blocks,
-    buffered_for,
     exponentials,
-    logarithms_float32,
-    normalise_float32,
-    normalise_float64,
-    picked,
+    picked_twice,
     shift,
     shift_rows,
     tiny_sums,
@@ -29,8 +28,8 @@ from service.numeric.kernel import (
 from service.types import FloatArray, FloatType, IndexArray
 
 
-class Normalised(NamedTuple):
-    """Logits with their softmax and the sum of their exponentials: all that answers and losses are made of.
+class Normalised:
+    """Logits with what softmax makes of them, each made once, when it is first asked for.
 
     Made by `normalise`. The methods without arguments answer in the logits' shape and type; those that take
     a slice of rows answer in float64 for some rows of the logits' flattened batch, classes last, for `losses`.
@@ -44,45 +43,78 @@ class Normalised(NamedTuple):
     batch_shape : tuple of int
         The shape of the answers without the class axis.
     temperature : float
+    with_logarithms, with_others : bool
+        What is made on the way when the probabilities are.
+
+    Attributes
+    ----------
     largest : int64 array [num_rows]
         The index of the largest logit, the lowest of several.
-    softmax : float array [num_rows, num_classes]
-        The probabilities in the logits' type.
-    others : float64 array [num_rows]
-        The sum of a row's exponentials e^((x - x_largest) / temperature) without the largest one, which is 1.
     """
 
-    logits: FloatArray
-    axis: int
-    batch_shape: tuple[int, ...]
-    temperature: float
-    largest: IndexArray
-    softmax: FloatArray
-    others: Float64Array
+    __slots__ = (
+        "_logarithms",
+        "_others",
+        "_probabilities",
+        "_with_logarithms",
+        "_with_others",
+        "axis",
+        "batch_shape",
+        "largest",
+        "logits",
+        "temperature",
+    )
+
+    def __init__(
+        self,
+        logits: FloatArray,
+        axis: int,
+        batch_shape: tuple[int, ...],
+        temperature: float,
+        *,
+        with_logarithms: bool = False,
+        with_others: bool = False,
+    ) -> None:
+        self.logits = logits
+        self.axis = axis
+        self.batch_shape = batch_shape
+        self.temperature = temperature
+        self.largest: IndexArray = logits.argmax(-1)
+        self._with_logarithms = with_logarithms
+        # Only where classes are few does their sum take more than the pass for the probabilities.
+        self._with_others = with_others or self.carries or logits.shape[1] > FEW_CLASSES
+        self._probabilities: FloatArray | None = None
+        self._logarithms: FloatArray | None = None
+        self._others: Float64Array | None = None
 
     @property
     def carries(self) -> bool:
         """Whether the answers are float64, so that float64 arithmetic has no bits to spare for them."""
-        return self.logits.dtype == np.float64
+        return self.logits.itemsize == 8
 
     @property
     def classes(self) -> IndexArray:
         """The index of the largest logit, int64; the lowest of several, however probabilities round."""
         return self.largest.reshape(self.batch_shape)
 
+    @property
+    def others(self) -> Float64Array:
+        """The sum of a row's e^((x - x_largest) / temperature) without the largest one, which is 1: [num_rows]."""
+        if self._others is None:
+            self._make(others=True)
+        return cast("Float64Array", self._others)
+
     def probabilities(self) -> FloatArray:
         """The softmax, subnormal numbers included; 0 at a masked class. Made once: a view, to be read only."""
-        return self.restore(self.softmax)
+        if self._probabilities is None:
+            self._make(probabilities=True, logarithms=self._with_logarithms, others=self._with_others)
+        return self.restore(cast("FloatArray", self._probabilities))
 
     def log_probabilities(self) -> FloatArray:
-        """The logarithm of the softmax; -infinity at a masked class."""
-        answer = np.empty_like(self.logits)
-        # A difference beyond the type is a logarithm of -infinity.
-        with np.errstate(over="ignore"), buffered_for(answer.shape[1]):
-            for rows in self.blocks():
-                answer[rows] = self._row_logarithms(rows)
-        answer += 0.0  # the logarithm of 1 is +0.0
-        return self.restore(answer)
+        """The logarithm of the softmax; -infinity at a masked class. Made once: a view, to be read only."""
+        if self._logarithms is None:
+            self._make(logarithms=True)
+        return self.restore(cast("FloatArray", self._logarithms))
 
     def entropy(self) -> FloatArray:
         """Entropy in nats, without the class axis; 0 log 0 = 0."""
@@ -111,16 +143,26 @@ class Normalised(NamedTuple):
 
     def label_costs(self, labels: IndexArray) -> Float64Array:
         """-log p of one class for each of all rows: `labels` and the answer are [num_rows]."""
-        shifted = shift(picked(self.logits, labels), picked(self.logits, self.largest), self.temperature)
+        shifted = shift(*picked_twice(self.logits, labels, self.largest), self.temperature)
         return _cost(shifted, np.log1p(self.others))
 
     def _shift(self, rows: slice | IndexArray) -> Shifted:
         return shift_rows(self.logits[rows], self.largest[rows], self.temperature)
 
-    def _row_logarithms(self, rows: slice) -> Float64Array:
-        if self.carries:
-            return -self.row_costs(rows)
-        return logarithms_float32(self.logits[rows], self.largest[rows], self.temperature, self.others[rows])
+    def _make(self, *, probabilities: bool = False, logarithms: bool = False, others: bool = False) -> None:
+        wanted = Wanted(
+            np.empty_like(self.logits) if probabilities else None,
+            np.empty_like(self.logits) if logarithms else None,
+            np.empty(len(self.logits)) if others else None,
+        )
+        fill = normalise_float64 if self.carries else normalise_float32
+        fill(self.logits, self.largest, self.temperature, wanted)
+        if probabilities:
+            self._probabilities = wanted.probabilities
+        if logarithms:
+            self._logarithms = wanted.logarithms
+        if others:
+            self._others = wanted.others
 
     def _row_entropy(self, rows: slice) -> Float64Array:
         # -log p = log(1 + s) - d, so the entropy is log(1 + s) - sum of p d: two numbers of one sign.
@@ -133,8 +175,15 @@ class Normalised(NamedTuple):
         return np.log1p(others) + spread / (1 + others)
 
 
-def normalise(logits: FloatArray, axis: int = -1, temperature: float = 1.0) -> Normalised:
-    """Shift, exponentiate and sum logits, once for whatever is answered of them.
+def normalise(
+    logits: FloatArray,
+    axis: int = -1,
+    temperature: float = 1.0,
+    *,
+    with_logarithms: bool = False,
+    with_others: bool = False,
+) -> Normalised:
+    """Take logits for softmax and whatever else is answered of them.
 
     Parameters
     ----------
@@ -144,6 +193,9 @@ def normalise(logits: FloatArray, axis: int = -1, temperature: float = 1.0) -> N
         The class axis.
     temperature : float
         Logits are divided by it; checked by `checks.check_temperature`.
+    with_logarithms, with_others : bool
+        Whether log-probabilities, or anything made of labels, will be asked for beside the probabilities: one
+        pass then makes both. The answers are the same to the last bit.
 
     Returns
     -------
@@ -154,13 +206,9 @@ def normalise(logits: FloatArray, axis: int = -1, temperature: float = 1.0) -> N
     moved = logits if axis == logits.ndim - 1 else np.moveaxis(logits, axis, -1)
     batch_shape, num_classes = moved.shape[:-1], moved.shape[-1]
     rows: NDArray[Any] = np.ascontiguousarray(moved).reshape(math.prod(batch_shape), num_classes)
-    largest = rows.argmax(axis=-1)
-    probabilities, others = np.empty_like(rows), np.empty(len(rows))
-    normalise_rows = normalise_float32 if rows.dtype == np.float32 else normalise_float64
-    with buffered_for(num_classes):
-        for block in blocks(*rows.shape):
-            others[block] = normalise_rows(rows[block], largest[block], temperature, probabilities[block])
-    return Normalised(rows, axis, batch_shape, temperature, largest, probabilities, others)
+    return Normalised(
+        rows, axis, batch_shape, temperature, with_logarithms=with_logarithms, with_others=with_others
+    )
 
 
 def top_k(logits: FloatArray, k: int, axis: int = -1) -> IndexArray:

@@ -36,6 +36,17 @@ def test_picked_is_one_element_of_each_row(num_rows: int, num_classes: int, rand
     ]
 
 
+@given(st.integers(0, 9), st.integers(1, 9), st.randoms(use_true_random=False))
+def test_two_can_be_picked_at_once(num_rows: int, num_classes: int, random: Random) -> None:
+    values = np.arange(num_rows * num_classes, dtype=np.float64).reshape(num_rows, num_classes)
+    first, second = (
+        np.array([random.randrange(num_classes) for _ in range(num_rows)], np.int64) for _ in range(2)
+    )
+    found = kernel.picked_twice(values, first, second)
+    for columns, chosen in zip((first, second), found, strict=True):
+        assert chosen.tobytes() == kernel.picked(values, columns).tobytes()
+
+
 @pytest.mark.parametrize("num_classes", [10, kernel.LONG_ROW - 1, kernel.LONG_ROW, 50_000])
 def test_the_buffer_is_shorter_for_long_rows_alone_and_given_back(num_classes: int) -> None:
     before = np.getbufsize()
@@ -43,31 +54,6 @@ def test_the_buffer_is_shorter_for_long_rows_alone_and_given_back(num_classes: i
         assert np.getbufsize() == (kernel.LONG_ROW if num_classes >= kernel.LONG_ROW else before)
         _ = 1 / 0
     assert np.getbufsize() == before
-
-
-@pytest.mark.parametrize("num_classes", [1, 2, 8, 9, 32, 33, 700])
-@pytest.mark.parametrize("temperature", [1.0, 0.25, 3.0])
-def test_float32_is_what_float64_rounds_to(num_classes: int, temperature: float) -> None:
-    logits = (5 * np.random.default_rng(num_classes).standard_normal((23, num_classes))).astype(np.float32)
-    largest = logits.argmax(-1)
-    wide, narrow = np.empty(logits.shape), np.empty_like(logits)
-    wide_others = kernel.normalise_float64(logits.astype(np.float64), largest, temperature, wide)
-    narrow_others = kernel.normalise_float32(logits, largest, temperature, narrow)
-    np.testing.assert_allclose(narrow_others, wide_others, rtol=1e-13)
-    assert np.all(np.abs(narrow - wide) <= 0.5001 * np.spacing(narrow))
-    logarithms = kernel.logarithms_float32(logits, largest, temperature, narrow_others)
-    np.testing.assert_allclose(logarithms, np.log(wide), rtol=1e-11, atol=1e-14)
-
-
-@pytest.mark.parametrize("num_classes", [10, 20, 32, 33, 900])
-def test_float32_sums_do_not_depend_on_how_rows_are_cut(num_classes: int) -> None:
-    # Probabilities would hide it: they are rounded to half as many bits.
-    logits = np.random.default_rng(2).standard_normal((29, num_classes)).astype(np.float32)
-    largest, p = logits.argmax(-1), np.empty_like(logits)
-    together = kernel.normalise_float32(logits, largest, 1.0, p)
-    for start, stop in ((0, 1), (5, 6), (3, 5), (1, 29), (28, 29)):
-        part = kernel.normalise_float32(logits[start:stop], largest[start:stop], 1.0, p[start:stop])
-        assert part.tobytes() == together[start:stop].tobytes()
 
 
 @given(st.floats(-1e9, 1e9), st.floats(0, 799))
