@@ -2,6 +2,7 @@
 
     python benchmarks/kernel.py                                             as this machine is
     NPY_DISABLE_CPU_FEATURES="X86_V4" python benchmarks/kernel.py           as a machine without AVX-512 is
+    python benchmarks/kernel.py --candidates                                other ways to compute the same
 
 Both fetch probabilities and classes of the same float32 logits; ours are rounded once from the exact value.
 A machine's speed drifts, so the two take turns, each figure is a ratio inside a turn, and of all turns the
@@ -10,30 +11,34 @@ median. The variable, read when numpy is imported, leaves onnxruntime its AVX-51
 
 import argparse
 import os
-import time
-from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
-from service.numeric.softmax import normalise  # first: importing `service` turns onnxruntime's telemetry off
+# First: importing `service` turns onnxruntime's telemetry off.
+from candidates import (
+    FLOAT32,
+    SOFTMAX_ALONE,
+    Cost,
+    Run,
+    ours,
+    ours_with_logarithms,
+    repeats_of,
+    runner,
+    seconds,
+)
+from candidates import SHAPES as GOAL_SHAPES
+from candidates import measure as measure_candidates
 
 # isort: split
 import numpy as np
-import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
 
-SHAPES = ((1, 10), (16, 10), (256, 10), (256, 1000), (8, 50_000))
+SHAPES = ((1, 10), (16, 10), *GOAL_SHAPES)
 # The goals: ours over a session of Softmax and ArgMax, without and with log-probabilities.
 GOAL, GOAL_LOG = 2.0, 3.0
-GOAL_SHAPES = frozenset(SHAPES[2:])
-# A turn is long enough for the clock and short enough that nothing drifts in it.
-TURN_S = 2e-3
-
-Work = Callable[[], object]
 
 
 class Ratios(NamedTuple):
@@ -46,39 +51,12 @@ class Ratios(NamedTuple):
     log_over_both: float
 
 
-def session(*, classes: bool) -> ort.InferenceSession:
-    """A graph of Softmax alone, or with ArgMax beside it, on one thread."""
-    nodes = [helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1)]
-    outputs = [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["rows", "num_classes"])]
-    if classes:
-        nodes.append(helper.make_node("ArgMax", ["logits"], ["classes"], axis=-1, keepdims=0))
-        outputs.append(helper.make_tensor_value_info("classes", TensorProto.INT64, ["rows"]))
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", "num_classes"])
-    graph = helper.make_graph(nodes, "peer", [logits], outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def ours(logits: NDArray[np.float32], *, log_probabilities: bool = False) -> tuple[object, ...]:
-    normalised = normalise(logits)
-    answers = (normalised.probabilities(), normalised.classes)
-    return (*answers, normalised.log_probabilities()) if log_probabilities else answers
-
-
 def measure(shape: tuple[int, int], turns: int) -> Ratios:
     logits = (3 * np.random.default_rng(shape).standard_normal(shape)).astype(np.float32)
-    softmax, both = session(classes=False), session(classes=True)
-    works: list[Work] = [
-        lambda: ours(logits),
-        lambda: ours(logits, log_probabilities=True),
-        lambda: both.run(None, {"logits": logits}),
-        lambda: softmax.run(None, {"logits": logits}),
-    ]
-    check(shape, works[0], works[2])
-    repeats = max(1, int(TURN_S / min(seconds(works[0], 1) for _ in range(5))))
+    check(logits, ours, runner(FLOAT32))
+    ways = (ours, ours_with_logarithms, runner(FLOAT32), runner(SOFTMAX_ALONE))
+    works = [partial(way, logits) for way in ways]
+    repeats = repeats_of(works[0])
     seen = [[seconds(work, repeats) for work in works] for _ in range(turns)]
     return Ratios(
         shape,
@@ -89,23 +67,14 @@ def measure(shape: tuple[int, int], turns: int) -> Ratios:
     )
 
 
-def check(shape: tuple[int, int], work: Work, peer: Work) -> None:
+def check(logits: NDArray[np.float32], way: Run, peer: Run) -> None:
     """Time nothing that does not agree: classes alike, probabilities to float32's own accuracy."""
-    for found, expected in zip(work(), peer(), strict=True):  # type: ignore[call-overload]
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7, err_msg=str(shape))
-
-
-def seconds(work: Work, repeats: int) -> float:
-    begun_s = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    return (time.perf_counter() - begun_s) / repeats
+    for found, expected in zip(way(logits), peer(logits), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7, err_msg=str(logits.shape))
 
 
 def table_of(rows: list[Ratios]) -> Table:
-    switched_off = os.environ.get("NPY_DISABLE_CPU_FEATURES")
-    without = f", numpy without {switched_off}" if switched_off else ""
-    table = Table(title=f"Exact kernel, float32: ours over an onnxruntime session{without}")
+    table = Table(title=f"Exact kernel, float32: ours over an onnxruntime session{without()}")
     table.add_column("rows x classes")
     for heading in ("ours, µs", "Softmax + ArgMax", "Softmax alone", "log-probabilities too"):
         table.add_column(heading, justify="right")
@@ -121,6 +90,23 @@ def table_of(rows: list[Ratios]) -> Table:
     return table
 
 
+def table_of_candidates(costs: list[Cost]) -> Table:
+    table = Table(title=f"Over Softmax + ArgMax, without / with log-probabilities{without()}")
+    table.add_column("candidate")
+    for rows, num_classes in GOAL_SHAPES:
+        table.add_column(f"{rows} x {num_classes}", justify="right")
+    table.add_column("error of a tiny log p", justify="right")
+    for cost in costs:
+        ratios = (f"{plain:.2f} / {log:.2f}" for plain, log in zip(cost.plain, cost.logarithms, strict=True))
+        table.add_row(cost.name, *ratios, f"{cost.lost:.0e}")
+    return table
+
+
+def without() -> str:
+    switched_off = os.environ.get("NPY_DISABLE_CPU_FEATURES")
+    return f", numpy without {switched_off}" if switched_off else ""
+
+
 def judged(ratio: float, goal: float | None) -> str:
     if goal is None:
         return f"{ratio:.2f}"
@@ -132,8 +118,12 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--turns", type=int, default=101, help="pairs of runs for each shape")
+    parser.add_argument("--candidates", action="store_true", help="compare ways to compute the same")
     options = parser.parse_args(arguments)
     console = Console(width=max(Console().width, 110))  # the widest table, unbroken
+    if options.candidates:
+        console.print(table_of_candidates(measure_candidates(options.turns)))
+        return
     console.print(table_of([measure(shape, options.turns) for shape in SHAPES]))
 
 

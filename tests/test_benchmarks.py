@@ -1,5 +1,6 @@
 """The benchmark itself: what it asks is right, what it refuses, what its figures mean. No timing is asserted."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -27,11 +28,13 @@ sys.path.insert(0, str(BENCHMARKS))
 adapters: ModuleType = importlib.import_module("adapters")
 bench: ModuleType = importlib.import_module("bench")
 bound: ModuleType = importlib.import_module("bound")
+candidates: ModuleType = importlib.import_module("candidates")
 cases: ModuleType = importlib.import_module("cases")
 floor: ModuleType = importlib.import_module("floor")
 generator: ModuleType = importlib.import_module("generator")
 goals: ModuleType = importlib.import_module("goals")
 heads: ModuleType = importlib.import_module("heads")
+kernel: ModuleType = importlib.import_module("kernel")
 pairs: ModuleType = importlib.import_module("pairs")
 peers: ModuleType = importlib.import_module("peers")
 serving: ModuleType = importlib.import_module("serving")
@@ -763,3 +766,65 @@ async def test_plain_fastapi_answers_rightly(head_session: ModuleType, anyio_bac
     body = plain.Features(features=case.arrays["features"].tolist())
     cases.check(case, (await plain.predict(body)).model_dump())
     assert await plain.health() == {"ready": True}
+
+
+def test_the_kernel_is_compared_in_every_shape(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "SHAPES", ((1, 10), (256, 10)))
+    monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "X86_V4")
+    kernel.main(["--turns", "1"])
+    printed = capsys.readouterr().out
+    assert "without X86_V4" in printed
+    rows = {
+        line.split("│")[1].strip(): line for line in printed.splitlines() if " x " in line and "│" in line
+    }
+    assert list(rows) == ["1 x 10", "256 x 10"]
+    goals = [re.findall(r"(?:reached|missed): (\d)", line) for line in rows.values()]
+    assert goals == [[], ["2", "3"]]
+
+
+def test_every_candidate_is_timed_and_one_is_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "SHAPES", ((4, 10), (3, 1000)))
+    monkeypatch.setattr(kernel, "GOAL_SHAPES", ((4, 10), (3, 1000)))
+    kernel.main(["--turns", "1", "--candidates"])
+    printed = capsys.readouterr().out
+    names = [way.name for way in candidates.candidates()]
+    assert all(name in printed for name in names)
+    assert [name for name in names if "kept" in name] == names[:1]
+    assert len(re.findall(r"\d+\.\d\d / \d+\.\d\d", printed)) == 2 * len(names)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (5, 10), (40, 100), (9, 8200)])
+def test_candidates_agree_and_only_ours_keep_the_digits_of_a_tiny_logarithm(shape: tuple[int, int]) -> None:
+    logits = np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+    ways = candidates.candidates()
+    candidates.check(ways, logits)
+    for way in ways:
+        answers = way.plain(logits)
+        assert [(a.dtype, a.shape) for a in answers] == [(np.float32, shape), (np.int64, shape[:1])]
+        exact = way.plain is candidates.ours
+        assert candidates.lost(way) < 1e-7 if exact else candidates.lost(way) == 1
+
+
+def test_a_candidate_that_answers_something_else_is_not_timed() -> None:
+    logits = np.zeros((2, 3), np.float32)
+
+    def wrong(logits: Any) -> Any:
+        return logits, logits.argmax(-1), logits
+
+    with pytest.raises(AssertionError, match="a guess"):
+        candidates.check([candidates.Candidate("a guess", wrong, wrong)], logits)
+    with pytest.raises(AssertionError, match="2, 3"):
+        kernel.check(logits, wrong, candidates.runner(candidates.FLOAT32))
+
+
+def test_other_blocks_are_worked_on_only_for_their_candidate() -> None:
+    inner = candidates.kernel
+    kept = inner.BLOCK_ELEMENTS
+    with contextlib.suppress(ZeroDivisionError), candidates.blocks_of(50):
+        assert inner.blocks(12, 10) == [slice(0, 5), slice(5, 10), slice(10, 12)]
+        _ = 1 / 0
+    assert kept == inner.BLOCK_ELEMENTS

@@ -13,15 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.numeric.kernel import (
-    BLOCK_ELEMENTS,
-    Float64Array,
-    Wanted,
-    blocks,
-    buffered_for,
-    divide,
-    places,
-)
+from service.numeric.kernel import Float64Array, Wanted, blocks, buffered_for, divide, places
 from service.types import IndexArray
 
 # Up to this many classes, arithmetic along the rows of a block beats arithmetic along the classes.
@@ -44,13 +36,16 @@ def normalise_float32(logits: NDArray[Any], largest: IndexArray, temperature: fl
     wanted : Wanted
     """
     num_rows, num_classes = logits.shape
-    few = num_classes <= FEW_CLASSES
-    fill = _fill_columns if few else _fill_rows
-    if num_rows == 1 or (few and logits.size <= BLOCK_ELEMENTS):  # the usual batch, spared the cutting
+    fill = _fill_columns if num_classes <= FEW_CLASSES else _fill_rows
+    if num_rows == 1:  # nothing is broadcast, so no buffer is in the way
         fill(logits, largest, temperature, wanted)
         return
+    cut = blocks(num_rows, num_classes)
     with buffered_for(num_classes):
-        for rows in blocks(num_rows, num_classes):
+        if len(cut) == 1:
+            fill(logits, largest, temperature, wanted)
+            return
+        for rows in cut:
             fill(logits[rows], largest[rows], temperature, wanted.of(rows))
 
 

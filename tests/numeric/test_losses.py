@@ -485,3 +485,19 @@ def test_labels_and_weights_are_rounded_to_the_type_of_the_logits() -> None:
     exact = float(np.float32(0.1)) * -log_softmax(logits.astype(float))[0, 1]
     assert found[0] == np.float32(exact)
     assert softmax(logits).dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_plain_index_labels_take_the_cost_of_their_class_alone(
+    dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spread_out(*_: object) -> None:
+        raise AssertionError("a coefficient or a cost for every class")
+
+    monkeypatch.setattr("service.numeric.losses._coefficients", spread_out)
+    monkeypatch.setattr("service.numeric.softmax.Normalised.row_costs", spread_out)
+    logits = np.asarray(LOGITS, dtype)
+    for options in ({}, {"ignore_index": 0}, {"class_weight": WEIGHT}, {"sample_weight": SAMPLES}):
+        assert cross_entropy(logits, LABELS, **options).count == (1 if "ignore_index" in options else 2)
+    with pytest.raises(AssertionError):
+        cross_entropy(logits, LABELS, label_smoothing=0.1)

@@ -88,7 +88,7 @@ def mixed_rows(num_rows: int, num_classes: int, dtype: type) -> NDArray[Any]:
         (37, 10),
         (35, 32),
         (35, 33),
-        (1100, 31),
+        (2200, 31),
         (37, 1000),
         (5, 17_000),
     ],  # below and above each limit
