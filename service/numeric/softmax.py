@@ -125,6 +125,8 @@ class Normalised:
 
     def restore(self, answer: FloatArray) -> FloatArray:
         """Bring [num_rows, num_classes] back into the shape that the logits came in, contiguous."""
+        if self.axis == len(self.batch_shape) == 1:
+            return answer
         shaped = answer.reshape(*self.batch_shape, answer.shape[-1])
         if self.axis == len(self.batch_shape):
             return shaped
@@ -205,7 +207,9 @@ def normalise(
     axis %= logits.ndim
     moved = logits if axis == logits.ndim - 1 else np.moveaxis(logits, axis, -1)
     batch_shape, num_classes = moved.shape[:-1], moved.shape[-1]
-    rows: NDArray[Any] = np.ascontiguousarray(moved).reshape(math.prod(batch_shape), num_classes)
+    rows: NDArray[Any] = np.ascontiguousarray(moved)
+    if rows.ndim != 2:
+        rows = rows.reshape(math.prod(batch_shape), num_classes)
     return Normalised(
         rows, axis, batch_shape, temperature, with_logarithms=with_logarithms, with_others=with_others
     )

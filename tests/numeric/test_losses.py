@@ -496,8 +496,14 @@ def test_plain_index_labels_take_the_cost_of_their_class_alone(
 
     monkeypatch.setattr("service.numeric.losses._coefficients", spread_out)
     monkeypatch.setattr("service.numeric.softmax.Normalised.row_costs", spread_out)
-    logits = np.asarray(LOGITS, dtype)
-    for options in ({}, {"ignore_index": 0}, {"class_weight": WEIGHT}, {"sample_weight": SAMPLES}):
+    logits: NDArray[Any] = np.asarray(LOGITS, dtype)
+    every: tuple[dict[str, Any], ...] = (
+        {},
+        {"ignore_index": 0},
+        {"class_weight": WEIGHT},
+        {"sample_weight": SAMPLES},
+    )
+    for options in every:
         assert cross_entropy(logits, LABELS, **options).count == (1 if "ignore_index" in options else 2)
     with pytest.raises(AssertionError):
         cross_entropy(logits, LABELS, label_smoothing=0.1)
