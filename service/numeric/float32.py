@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.numeric.kernel import Float64Array, Wanted, blocks, buffered_for, divide, places
+from service.numeric.kernel import (
+    LONG_ROW,
+    Float64Array,
+    Wanted,
+    blocks,
+    buffered_for,
+    divide,
+    places,
+)
 from service.types import IndexArray
 
 # Up to this many classes, arithmetic along the rows of a block beats arithmetic along the classes.
@@ -37,7 +45,7 @@ def normalise_float32(logits: NDArray[Any], largest: IndexArray, temperature: fl
     """
     num_rows, num_classes = logits.shape
     fill = _fill_columns if num_classes <= FEW_CLASSES else _fill_rows
-    if num_rows == 1:  # nothing is broadcast, so no buffer is in the way
+    if num_rows == 1 or logits.size < LONG_ROW:  # nothing to cut, and no buffer is in the way
         fill(logits, largest, temperature, wanted)
         return
     cut = blocks(num_rows, num_classes)
