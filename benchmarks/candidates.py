@@ -77,21 +77,22 @@ def measure(turns: int) -> list[Cost]:
         peer = partial(runner(FLOAT32), logits)
         check(ways, logits)
         repeats = repeats_of(peer)
-        seen = [
-            [in_one_turn(way, logits, repeats, seconds(peer, repeats)) for way in ways] for _ in range(turns)
-        ]
-        for index, cost in enumerate(found):
-            cost.plain.append(median(turn[index][0] for turn in seen))
-            cost.logarithms.append(median(turn[index][1] for turn in seen))
+        seen = [[in_one_turn(way, logits, peer, repeats) for way in ways] for _ in range(turns)]
+        for cost, ratios in zip(found, zip(*seen, strict=True), strict=True):
+            cost.plain.append(median(plain for plain, _ in ratios))
+            cost.logarithms.append(median(logarithms for _, logarithms in ratios))
     return found
 
 
-def in_one_turn(way: Candidate, logits: Logits, repeats: int, peer_s: float) -> tuple[float, float]:
+def in_one_turn(
+    way: Candidate, logits: Logits, peer: Callable[[], object], repeats: int
+) -> tuple[float, float]:
+    works: list[Callable[[], object]] = [peer, partial(way.plain, logits), partial(way.logarithms, logits)]
     with way.within():
-        return (
-            seconds(partial(way.plain, logits), repeats) / peer_s,
-            seconds(partial(way.logarithms, logits), repeats) / peer_s,
-        )
+        for work in works:  # or the first would find the caches as another candidate left them
+            work()
+        peer_s, plain_s, logarithms_s = (seconds(work, repeats) for work in works)
+    return plain_s / peer_s, logarithms_s / peer_s
 
 
 def check(ways: list[Candidate], logits: Logits) -> None:
@@ -200,11 +201,12 @@ def runner(nodes: list[NodeProto]) -> Run:
 
 
 def repeats_of(work: Callable[[], object]) -> int:
-    return max(1, int(TURN_S / min(seconds(work, 1) for _ in range(5))))
+    return max(1, int(TURN_S / min(seconds(work, 10) for _ in range(5))))
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    begun_s = time.perf_counter()
+    """Seconds of processor time for each repeat, of all threads: other programs have no part in it."""
+    begun_s = time.process_time()
     for _ in range(repeats):
         work()
-    return (time.perf_counter() - begun_s) / repeats
+    return (time.process_time() - begun_s) / repeats

@@ -5,8 +5,9 @@
     python benchmarks/kernel.py --candidates                                other ways to compute the same
 
 Both fetch probabilities and classes of the same float32 logits; ours are rounded once from the exact value.
-A machine's speed drifts, so the two take turns, each figure is a ratio inside a turn, and of all turns the
-median. The variable, read when numpy is imported, leaves onnxruntime its AVX-512: the ratio without is a hard one.
+A machine's speed drifts, so the two take turns, each figure is a ratio of processor times inside a turn, and
+of all turns the median. The variable, read when numpy is imported, leaves onnxruntime its AVX-512: the ratio
+without is a hard one.
 """
 
 import argparse
