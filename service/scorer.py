@@ -208,7 +208,7 @@ def _run_head(head: Head, names: tuple[str, ...], rows: FloatArray) -> tuple[NDA
     logits = head.run(rows)
     if names == ("logits",):
         return (logits,)
-    normalised = softmax.normalise(logits)
+    normalised = softmax.normalise(logits, with_logarithms="log_probabilities" in names, with_others=False)
     return tuple(logits if name == "logits" else _NORMALISED[name](normalised) for name in names)
 
 

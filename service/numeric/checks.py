@@ -18,6 +18,9 @@ from service.types import FloatArray, FloatType, IndexArray, LabelFormat, Reduct
 # the rounding of some thousand probabilities, far below any mistake worth reporting.
 DISTRIBUTION_TOLERANCE = {4: 1e-3, 8: 1e-6}
 
+# What may be copied for a faster look: a byte a number.
+FEW_ELEMENTS = 8192
+
 
 def normalise_axis(axis: int, rank: int) -> int:
     """Count the class axis from the front.
@@ -348,9 +351,10 @@ def _check_distribution(labels: FloatArray, axis: int) -> None:
 
 def all_finite(values: NDArray[Any]) -> bool:
     """Tell whether no number is NaN or infinite."""
-    return (
-        0 not in np.isfinite(values).tobytes()
-    )  # a third of the time of `all` for a row, and no more for many
+    finite = np.isfinite(values)
+    if values.size > FEW_ELEMENTS:
+        return bool(np.count_nonzero(finite) == values.size)
+    return 0 not in finite.tobytes()  # a third of the time of `all`
 
 
 def _rounded(values: NDArray[Any], dtype: FloatType) -> FloatArray:
