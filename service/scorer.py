@@ -70,6 +70,7 @@ class Scorer:
         observe_batch: Callable[[int], None] = lambda _rows: None,
     ) -> None:
         self._repository = repository
+        self.head_info: Callable[[str | None, str | None], HeadInfo] = repository.info
         self._limits = limits
         self._observe_batch = observe_batch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
@@ -80,9 +81,6 @@ class Scorer:
     @property
     def queue_rows(self) -> int:
         return sum(lane.batcher.queue_rows for lanes in self._lanes.values() for lane in lanes.values())
-
-    def head_info(self, model: str | None, version: str | None) -> HeadInfo:
-        return self._repository.info(model, version)
 
     async def score(self, request: ScoreRequest, deadline_s: float = math.inf) -> ScoreResult:
         """Answer what `request.outputs` names, or raise what `begin` would deliver."""

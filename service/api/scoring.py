@@ -47,10 +47,6 @@ Decode: TypeAlias = Callable[[Exchange, bytes], Decoded]
 DecodeCost: TypeAlias = Callable[[Exchange, bytes], float]
 
 
-def json_cost(_exchange: Exchange, body: bytes) -> float:
-    return COST_OF_JSON_BYTE * len(body)
-
-
 class Scoring:
     def __init__(self, scorer: Scorer, metrics: Metrics, limits: Limits) -> None:
         self.scorer = scorer
@@ -63,9 +59,12 @@ class Scoring:
         body: bytes,
         deliver: Deliver[Answer],
         decode: Decode,
-        cost_of: DecodeCost = json_cost,
+        cost_of: DecodeCost | None = None,
     ) -> None:
-        """Decode, score and encode a body; what is dear leaves the event loop."""
+        """Decode, score and encode a body, which is JSON unless `cost_of` says otherwise.
+
+        What is dear leaves the event loop.
+        """
         passage = _Passage(self, exchange, deliver, decode, cost_of)
         if b"content-encoding" not in exchange.headers:
             passage.decode_body(body)
@@ -84,7 +83,7 @@ class _Passage:
         exchange: Exchange,
         deliver: Deliver[Answer],
         decode: Decode,
-        cost_of: DecodeCost,
+        cost_of: DecodeCost | None,
     ) -> None:
         self.scoring = scoring
         self.exchange = exchange
@@ -101,7 +100,8 @@ class _Passage:
 
     def decode_body(self, body: bytes) -> None:
         exchange = self.exchange
-        if self.cost_of(exchange, body) > INLINE_COST:
+        cost = COST_OF_JSON_BYTE * len(body) if self.cost_of is None else self.cost_of(exchange, body)
+        if cost > INLINE_COST:
             self.scoring.scorer.offload(exchange.deadline_s, self.score, self.decode, exchange, body)
             return
         decoded: Decoded | Exception

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from service.errors import Invalid
 from service.numeric import checks
 from service.types import FloatArray, FloatType, HeadInfo, Operation, ScoreRequest
+from service.wire import nested
 from service.wire.labels import Scale, read_labels, read_numbers
 from service.wire.limits import Limits, check_elements, check_rows
 from service.wire.options import TENSORS, Options, check_names, read_options
@@ -156,7 +157,9 @@ def _read_logits(value: Any, options: Options, limits: Limits) -> tuple[FloatArr
 
 
 def _read_features(value: Any, options: Options, head: HeadInfo, limits: Limits) -> tuple[FloatArray, Scale]:
-    numbers = read_numbers(value, limits, path="features", code="features_type", dtype=head.dtype)
+    is_list = type(value) is list
+    read = nested.read_floats if is_list else read_numbers
+    numbers = read(value, limits, path="features", code="features_type", dtype=head.dtype)
     batch_shape = numbers.shape[:-1]
     if numbers.shape != (*batch_shape, head.num_features):
         message = f"expected shape [..., {head.num_features}], got {list(numbers.shape)}"
@@ -164,9 +167,10 @@ def _read_features(value: Any, options: Options, head: HeadInfo, limits: Limits)
     shape = (*batch_shape, head.num_classes)
     check_rows(math.prod(batch_shape), limits, path="features")
     check_elements(shape, limits, path="features")  # few features may become many logits
-    _check_classes(options, head.num_classes)
+    if options.top_k is not None or options.class_names is not None:
+        _check_classes(options, head.num_classes)
     # What was read from lists as float32 is rounded and finite already.
-    is_read = type(value) is list and numbers.dtype == FLOAT32
+    is_read = is_list and numbers.dtype == FLOAT32
     features = cast("FloatArray", numbers) if is_read else checks.round_features(numbers, head.dtype)
     return features, Scale(shape, len(batch_shape), _dtype(options, head.dtype))
 

@@ -171,7 +171,7 @@ def _read_binary(
 def _encode_json(result: ScoreResult) -> bytes:
     answer: dict[str, Any] = {}
     if result.head is not None:
-        answer = {"model": result.head.model, "version": result.head.version}
+        answer["model"], answer["version"] = result.head.model, result.head.version
     for name, value in result.outputs.items():
         number = value[()] if type(value) is np.ndarray and not value.ndim else value
         if name in _CONTRIBUTIONS:
@@ -182,13 +182,12 @@ def _encode_json(result: ScoreResult) -> bytes:
         written = _dumps(answer)
     except orjson.JSONEncodeError:  # text in an array, or a memory layout that orjson does not read
         return _dumps(_plain(answer))
-    return written if _is_whole(written, result.outputs.values()) else _dumps(_plain(answer))
+    whole = b"null" not in written if len(written) < SCANNED_BYTES else _are_finite(result.outputs.values())
+    return written if whole else _dumps(_plain(answer))
 
 
-def _is_whole(written: bytes, outputs: Iterable[Output]) -> bool:
-    """Tell whether orjson wrote every number: it writes null for what is not finite."""
-    if len(written) < SCANNED_BYTES:
-        return b"null" not in written
+def _are_finite(outputs: Iterable[Output]) -> bool:
+    """Tell whether orjson writes every number: it writes null for what is not finite."""
     numbers = (value for value in outputs if isinstance(value, np.ndarray | np.generic | float))
     return all(np.isfinite(value).all() for value in numbers)
 

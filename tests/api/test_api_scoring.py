@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from service.api.scoring import Decode, Decoded, Encoded, Scoring, json_cost
+from service.api.scoring import Decode, Decoded, Encoded, Scoring
 from service.api.transport import Answer, Exchange
 from service.errors import Invalid, QueueFull, TooLarge, UnsupportedMedia
 from service.metrics import Metrics
@@ -137,7 +137,10 @@ async def test_a_body_that_is_dear_to_decode_leaves_the_event_loop() -> None:
     dear = Bench(b"body")
     await dear.answer(cost_of=lambda _exchange, body: INLINE_COST + len(body))
     assert dear.scorer.offloaded == [(dear.exchange.deadline_s, dear.decode)]
-    assert json_cost(dear.exchange, bytes(8000)) == 2000
+    for size, offloaded in ((4 * INLINE_COST, 0), (4 * INLINE_COST + 4, 1)):
+        plain = Bench(bytes(size))
+        await plain.answer()
+        assert len(plain.scorer.offloaded) == offloaded, "without a word it counts as JSON"
 
 
 async def test_an_answer_that_is_dear_to_encode_leaves_the_event_loop_and_has_no_deadline() -> None:
