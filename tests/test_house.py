@@ -46,7 +46,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "heads": (("graphs", "description", "storage", "batcher"), ("engine",), ("repository",)),
     "api": (("transport",), ("scoring",), ("native", "v2", "ops")),
     "client": (("answers",), ("attempts",), ("calls",), ("endpoints",)),
-    "workers": (("meeting", "protocol"), ("server",), ("supervisor",)),
+    "workers": (("meeting", "protocol", "shares"), ("server",), ("supervisor",)),
     "loadtest": (("scenario", "tally"), ("generator",), ("fleet",), ("report",), ("plot",)),
 }
 

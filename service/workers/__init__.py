@@ -1,6 +1,7 @@
 """Processes: one socket, one run folder, and N workers that are started, replaced and ended in order.
 
     meeting      the socket they all accept from, and the folder they share
+    shares       how many connections each of them holds, so that each takes its share
     protocol     one connection
     server       one process that answers, and how it ends well
     supervisor   several of those

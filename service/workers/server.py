@@ -1,10 +1,13 @@
 """One process that answers: an event loop, uvicorn on a socket that is already bound, and how both end well.
 
-This module must not know how many such processes there are, nor what the application answers.
+Where others accept from the same socket it takes its share. This module must not know how such processes are
+started, nor what the application answers.
 """
 
 import asyncio
 import contextlib
+import ctypes
+import functools
 import gc
 import importlib
 import logging
@@ -21,8 +24,12 @@ import uvloop
 
 from service.settings import Settings
 from service.workers.protocol import Connection
+from service.workers.shares import Shares
 
 Served: TypeAlias = dict[str, Any]
+
+# In one turn of the loop, before the requests of those that are there already are looked at.
+ACCEPTED_AT_ONCE = 64
 
 _log = logging.getLogger(__name__)
 
@@ -46,11 +53,154 @@ class _Uvicorn(uvicorn.Server):
         """Leave signals alone: uvicorn would raise them again at the end, and the exit code be 143."""
         yield
 
+    def join(self) -> None:
+        """Be counted among those who accept, before anybody is told that this one is ready."""
+
+    def leave(self) -> None:
+        """Be counted no longer; alone it accepts until its end."""
+
+
+class _Counted(set[Any]):
+    """uvicorn's set of open connections, which says when one has closed."""
+
+    def __init__(self, on_closed: Callable[[], None]) -> None:
+        super().__init__()
+        self.on_closed = on_closed
+
+    def discard(self, connection: Any) -> None:
+        super().discard(connection)
+        self.on_closed()
+
+
+class _Sharing(_Uvicorn):
+    """uvicorn that takes its share of the connections to a socket from which other workers accept as well."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, shares: Shares, slot: int) -> None:
+        super().__init__(config)
+        listener.settimeout(0)
+        self.listener = listener
+        self.shares = shares
+        self.slot = slot
+        self.server_state.connections = _Counted(self.on_closed)
+        self.arriving: set[asyncio.Task[None]] = set()
+        self.listening = self.leaving = self.without_files = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.loop = asyncio.get_running_loop()
+        self.factory = functools.partial(
+            Connection,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        self.loop.add_reader(self.shares.waker(self.slot), self.on_waker)
+        self.go_on()
+
+    def join(self) -> None:
+        self.shares.listen(self.slot)
+
+    def may_take(self) -> bool:
+        if self.leaving:
+            return not self.shares.has_others(self.slot)
+        return self.shares.may_take(self.slot)
+
+    def go_on(self) -> None:
+        """Listen, if others hold as many."""
+        if not self.listening and not self.without_files and self.may_take():
+            self.listening = True
+            self.loop.add_reader(self.listener, self.accept)
+            if not self.leaving:
+                self.shares.listen(self.slot)
+
+    def rest(self) -> None:
+        self.listening = False
+        self.loop.remove_reader(self.listener)
+        if not self.leaving:
+            self.shares.rest(self.slot)
+            self.go_on()  # where another has caught up before it could see that this one rests
+
+    async def on_tick(self, counter: int) -> bool:
+        """Show life, and see whether to listen again; it is called ten times a second."""
+        self.shares.show_life(self.slot)
+        if not self.listening:
+            if not self.leaving:
+                # Whoever holds the fewest may be busy with one long request: it keeps no other waiting.
+                self.accept_one()
+            self.go_on()
+        return await super().on_tick(counter)
+
+    def accept(self) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            if not self.may_take():
+                self.rest()
+                break
+            if not self.accept_one():
+                break
+
+    def accept_one(self) -> bool:
+        """Accept a connection, and return whether one was there."""
+        try:
+            connection, _ = self.listener.accept()
+        except (BlockingIOError, ConnectionError):  # another worker was faster, or the client has left
+            self.without_files = False
+            return False
+        except OSError as error:
+            self.on_no_file(error)
+            return False
+        self.without_files = False
+        self.shares.take(self.slot)
+        arrival = self.loop.create_task(self.attach(connection))
+        self.arriving.add(arrival)
+        arrival.add_done_callback(self.arriving.discard)
+        return True
+
+    def on_no_file(self, error: OSError) -> None:
+        """Let others accept until the next tick: the connection still waits in the kernel."""
+        if not self.without_files:
+            _log.error("this worker can accept no connection: %s", error.strerror)
+        self.without_files = True
+        self.listening = False
+        self.loop.remove_reader(self.listener)
+        self.shares.leave(self.slot)
+
+    async def attach(self, connection: socket.socket) -> None:
+        try:
+            await self.loop.connect_accepted_socket(self.factory, connection)
+        except OSError:  # the client has left
+            connection.close()
+            self.on_closed()
+
+    def on_closed(self) -> None:
+        self.shares.drop(self.slot)
+        if not self.should_exit:
+            self.go_on()
+
+    def on_waker(self) -> None:
+        self.shares.heard(self.slot)
+        self.go_on()
+
+    def leave(self) -> None:
+        """Leave new connections to the others, if there are any."""
+        self.leaving = True
+        self.shares.leave(self.slot)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take what waits for nobody else, and end."""
+        self.loop.remove_reader(self.shares.waker(self.slot))
+        self.loop.remove_reader(self.listener)
+        for _ in range(self.config.backlog):
+            if not (self.may_take() and self.accept_one()):
+                break
+        if self.arriving:
+            await asyncio.wait(self.arriving)
+        await super().shutdown([*(sockets or []), self.listener])
+
 
 class _Ending:
     """The order in which a server ends: unready, still accepting, accepting no more, finishing, cut short."""
 
-    def __init__(self, app: Application, server: uvicorn.Server, settings: Settings) -> None:
+    def __init__(self, app: Application, server: _Uvicorn, settings: Settings) -> None:
         self.app = app
         self.server = server
         self.settings = settings
@@ -69,6 +219,7 @@ class _Ending:
             return
         self.begun = True
         self.app.drain()
+        self.server.leave()
         loop = asyncio.get_running_loop()
         delay_s, timeout_s = self.settings.drain_delay_s, self.settings.drain_timeout_s
         loop.call_later(delay_s, self.accept_no_more)
@@ -93,6 +244,7 @@ def run(
     slot: int,
     on_ready: Callable[[Served], None],
     lifeline: int | None = None,
+    shares: Shares | None = None,
 ) -> bool:
     """Serve until told to stop, and return whether every request was answered.
 
@@ -104,6 +256,8 @@ def run(
         Gets what the application serves once its lifespan has started.
     lifeline : int or None
         Read end of a pipe; that it closes means the same as SIGTERM.
+    shares : Shares or None
+        Where several workers accept from the listener: what each of them holds.
 
     Raises
     ------
@@ -115,24 +269,26 @@ def run(
     module, _, function = create_app.partition(":")
     make = getattr(importlib.import_module(module), function)
     app: Application = make(settings, run_folder=run_folder, slot=slot, threads=settings.thread_count)
+    config = _config(app, settings)
+    server = _Sharing(config, listener, shares, slot) if shares else _Uvicorn(config)
+    sockets = [] if shares else [listener]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_serve(app, settings, listener, on_ready, lifeline))
+            return runner.run(_serve(server, sockets, _Ending(app, server, settings), on_ready, lifeline))
         except asyncio.CancelledError:  # told to stop before it was ready
             return True
 
 
 async def _serve(
-    app: Application,
-    settings: Settings,
-    listener: socket.socket,
+    server: _Uvicorn,
+    sockets: list[socket.socket],
+    ending: _Ending,
     on_ready: Callable[[Served], None],
     lifeline: int | None,
 ) -> bool:
     loop = asyncio.get_running_loop()
     starting = asyncio.current_task()
-    server = _Uvicorn(_config(app, settings))
-    ending = _Ending(app, server, settings)
+    app = ending.app
     if starting is not None:
         for number in _signals():
             loop.add_signal_handler(number, starting.cancel)
@@ -144,9 +300,18 @@ async def _serve(
         # What is there now stays: without this the collector walks through all of it again and again.
         gc.collect()
         gc.freeze()
+        _return_memory()
+        server.join()
         on_ready(app.served())
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=sockets)
     return not server.force_exit
+
+
+def _return_memory() -> None:
+    """Give back what starting needed and freed, some 9 MB, where the C library is one that keeps it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _on_lifeline(loop: asyncio.AbstractEventLoop, lifeline: int, ending: _Ending) -> None:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeAlias
 from service.errors import LogitserveError, StartError
 from service.settings import Settings
 from service.workers.meeting import url_of
+from service.workers.shares import Shares
 
 # Gets the address and what the application serves when every worker is ready.
 Announce: TypeAlias = Callable[[str, dict[str, Any]], None]
@@ -94,6 +95,7 @@ class Supervisor:
         self.announce = announce
         self.create_app = create_app
         self.workers = [_Worker(slot) for slot in range(settings.worker_count)]
+        self.shares = Shares(settings.worker_count)
         self.selector = selectors.DefaultSelector()
         self.lifeline_read, self.lifeline = os.pipe()
         self.starting = True
@@ -185,6 +187,7 @@ class Supervisor:
             slot=slot,
             on_ready=lambda served: _say(reports, {"served": served}),
             lifeline=self.lifeline_read,
+            shares=self.shares,
         )
         return 0 if clean else EXIT_FAILED
 
@@ -211,6 +214,7 @@ class Supervisor:
         os.close(worker.reports)
         _, status = os.waitpid(worker.pid, 0)
         worker.pid = 0
+        self.shares.clear(worker.slot)
         if self.draining:
             self.exit_code = self.exit_code or (EXIT_FAILED if status else 0)
         elif self.starting:
@@ -263,6 +267,7 @@ class Supervisor:
         if not self.draining:
             os.close(self.lifeline)
         self.selector.close()
+        self.shares.close()
 
 
 def _say(reports: int, report: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,6 +44,13 @@ class Service:
         pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
         return [int(pid) for pid in pids.split()]
 
+    def pin(self, cpu: int) -> None:
+        for pid in (self.process.pid, *self.children()):
+            os.sched_setaffinity(pid, {cpu})
+
+    def connected(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 5)
+
     async def get(self, path: str) -> tuple[bytes, dict[str, Any]]:
         """Answer's head and its JSON, over a connection of its own."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -60,6 +68,14 @@ def request(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: service\r\n\r\n".encode()
 
 
+def received(connection: socket.socket) -> bytes:
+    """Return the answer, which ends with its JSON object, or what came of it."""
+    whole = b""
+    while not whole.endswith(b"}") and (part := connection.recv(4096)):
+        whole += part
+    return whole
+
+
 async def answer(reader: asyncio.StreamReader) -> tuple[bytes, dict[str, Any]]:
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
@@ -71,6 +87,14 @@ def until(holds: Callable[[], bool], timeout_s: float = 10) -> None:
     while not holds():
         assert time.monotonic() < end, "it did not come to hold in time"
         time.sleep(0.02)
+
+
+def open_sockets(pid: int) -> int:
+    count = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed in between
+            count += str(descriptor.readlink()).startswith("socket:")
+    return count
 
 
 def alive(pid: int) -> bool:

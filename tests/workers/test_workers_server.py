@@ -1,18 +1,26 @@
 """One process or two: how they end, and what happens to requests that are on their way."""
 
 import asyncio
+import contextlib
+import os
+import resource
 import select
 import signal
 import socket
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import uvicorn
-from services import Start, answer, request, started, until
+from services import Start, alive, answer, received, request, started, until
 from standin import Answering
 
+from service.settings import Settings
+from service.workers.meeting import listen
 from service.workers.protocol import Connection
+from service.workers.server import _config, _Ending, _serve, _Sharing
+from service.workers.shares import Shares
 
 start = pytest.fixture(started)
 
@@ -68,14 +76,6 @@ async def test_a_request_of_which_half_was_sent_is_answered(start: Start) -> Non
     assert await reader.read() == b""
     writer.close()
     assert service.ended() == (0, "")
-
-
-def received(connection: socket.socket) -> bytes:
-    """Return the answer, which ends with its JSON object, or what came of it."""
-    whole = b""
-    while not whole.endswith(b"}") and (part := connection.recv(4096)):
-        whole += part
-    return whole
 
 
 def test_a_request_sent_before_its_connection_is_closed_is_answered(start: Start) -> None:
@@ -259,3 +259,194 @@ async def test_bytes_that_are_no_http_get_400_and_harm_nobody(start: Start) -> N
     assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
     writer.close()
     assert b" 200 " in (await service.get("/slow"))[0]
+
+
+UVLOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])
+
+
+@contextlib.asynccontextmanager
+async def sharing(tmp_path: Path) -> AsyncIterator[_Sharing]:
+    """The first of two workers, not running yet; the other one is played by the test."""
+    with listen("127.0.0.1", 0) as listener, contextlib.closing(Shares(2)) as shares:
+        yield _Sharing(_config(Answering(0, tmp_path, 1), Settings()), listener, shares, 0)
+
+
+@contextlib.asynccontextmanager
+async def running(tmp_path: Path) -> AsyncIterator[_Sharing]:
+    async with sharing(tmp_path) as server:
+        server.join()
+        serving = asyncio.create_task(server.serve(sockets=[]))
+        await asyncio.sleep(0.01)  # the next tick comes in 0.1 s
+        yield server
+        server.should_exit = True
+        await asyncio.wait_for(serving, 5)
+        assert server.shares.held[0] == 0
+
+
+def connected(server: _Sharing) -> socket.socket:
+    return socket.create_connection(server.listener.getsockname(), 5)
+
+
+@UVLOOP
+@pytest.mark.anyio
+async def test_what_waits_in_the_kernel_at_the_end_is_answered(tmp_path: Path) -> None:
+    """Also where the server is told to end before its loop has turned."""
+    async with sharing(tmp_path) as server:
+        with connected(server) as client:
+            client.sendall(request("/slow"))
+            server.should_exit = True
+            await asyncio.wait_for(
+                server.serve(sockets=[]), 5
+            )  # its connection is told that the service ends
+            assert server.shares.held[0] == 0
+            assert received(client).startswith(b"HTTP/1.1 200 ")
+            assert client.recv(1) == b""
+
+
+@UVLOOP
+@pytest.mark.anyio
+async def test_a_shared_connection_is_like_any_other(tmp_path: Path) -> None:
+    async with running(tmp_path) as server:
+        with connected(server) as client:
+            await asyncio.sleep(0.05)
+            (connection,) = server.server_state.connections
+            assert isinstance(connection, Connection)
+            assert connection.client == client.getsockname()
+            assert connection.server == server.listener.getsockname()
+            own = connection.transport.get_extra_info("socket")
+            assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), (
+                "or answers wait for the client's ACK"
+            )
+            assert not os.get_inheritable(own.fileno())
+
+
+@UVLOOP
+@pytest.mark.anyio
+async def test_it_rests_while_the_other_holds_fewer(tmp_path: Path) -> None:
+    async with running(tmp_path) as server:
+        server.shares.listen(1)
+        with contextlib.ExitStack() as stack:
+            for _ in range(6):
+                stack.enter_context(connected(server))
+            await asyncio.sleep(0.03)
+            assert server.shares.held[0] in {1, 2}, "a tick takes one more"
+            for _ in range(3):
+                server.shares.take(1)
+            await asyncio.sleep(0.03)
+            assert server.shares.held[0] in {4, 5}
+
+
+@UVLOOP
+@pytest.mark.anyio
+async def test_it_rests_for_no_one_who_has_caught_up_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as server:
+        server.shares.listen(1)
+        rest = server.shares.rest
+
+        def too_late(slot: int) -> None:
+            server.shares.take(1)  # it wakes nobody, since nobody rests yet
+            rest(slot)
+
+        monkeypatch.setattr(server.shares, "rest", too_late)
+        with contextlib.ExitStack() as stack:
+            for _ in range(6):
+                stack.enter_context(connected(server))
+            await asyncio.sleep(0.05)
+            assert server.shares.held[0] == 6
+
+
+@UVLOOP
+@pytest.mark.anyio
+async def test_it_is_counted_before_it_is_said_to_be_ready(tmp_path: Path) -> None:
+    """Or another worker, ready before, would take every connection that comes meanwhile."""
+    counted = []
+    async with sharing(tmp_path) as server:
+
+        def on_ready(_: object) -> None:
+            counted.append(server.shares.has_others(1))
+            server.should_exit = True
+
+        ending = _Ending(Answering(0, tmp_path, 1), server, Settings())
+        assert await _serve(server, [], ending, on_ready, None)
+    assert counted == [True]
+
+
+@UVLOOP
+@pytest.mark.anyio
+async def test_it_goes_on_when_one_of_its_own_closes(tmp_path: Path) -> None:
+    async with running(tmp_path) as server:
+        server.shares.listen(1)
+        with connected(server) as first, connected(server):
+            await asyncio.sleep(0.03)
+            first.close()
+            await asyncio.sleep(0.03)
+            assert server.shares.held[0] == 1
+            assert len(server.server_state.connections) == 1
+
+
+@UVLOOP
+@pytest.mark.anyio
+async def test_it_does_not_wait_for_a_worker_that_stands_still(tmp_path: Path) -> None:
+    async with running(tmp_path) as server:
+        server.shares.listen(1)  # and never shows life again
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(connected(server))
+            await asyncio.sleep(0.17)
+            assert 1 < server.shares.held[0] < 5, "one at each tick at first"
+            await asyncio.sleep(0.4)
+            assert server.shares.held[0] == 20
+
+
+@UVLOOP
+@pytest.mark.anyio
+async def test_without_a_descriptor_it_lets_others_accept_and_tries_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path) as server:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with connected(server), connected(server):  # both are there before its loop turns
+            with open(os.devnull) as next_free:  # noqa: PTH123, ASYNC230 - its number is all that matters
+                free = next_free.fileno()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+            try:
+                await asyncio.sleep(0.25)
+                assert server.shares.held[0] == 0
+                assert not server.shares.has_others(1), "nobody waits for it"
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            await asyncio.sleep(0.15)
+            assert server.shares.held[0] == 2
+            assert server.shares.has_others(1)
+    assert caplog.messages == ["this worker can accept no connection: Too many open files"]
+
+
+def test_without_a_supervisor_it_accepts_until_it_has_drained(start: Start) -> None:
+    service = start(workers=2, drain_delay_s=1).wait_ready()
+    pids = service.children()
+    service.signal(signal.SIGKILL)
+    time.sleep(0.2)  # they notice
+    for _ in range(4):
+        with service.connected() as connection:
+            connection.sendall(request("/health/ready"))
+            assert b" 503 " in received(connection)
+    until(lambda: not any(alive(pid) for pid in pids))
+    with pytest.raises(ConnectionRefusedError):
+        service.connected()
+
+
+def test_a_worker_that_was_told_to_end_gets_no_more(start: Start) -> None:
+    service = start(workers=2, drain_delay_s=0.6).wait_ready()
+    leaving, staying = service.children()
+    os.kill(leaving, signal.SIGTERM)
+    time.sleep(0.2)
+    for _ in range(4):
+        with service.connected() as connection:
+            connection.sendall(request("/health/ready"))
+            whole = received(connection)
+            assert b" 200 " in whole
+            assert f'"pid": {staying}'.encode() in whole
+    service.signal()
+    assert service.ended()[0] == 0

@@ -1,17 +1,33 @@
 """Several processes: starting together or not at all, replacing one that dies, leaving none behind."""
 
 import asyncio
+import collections
 import contextlib
+import json
+import math
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from services import ROOT, STANDIN, Start, alive, started, until
+from services import (
+    ROOT,
+    STANDIN,
+    Service,
+    Start,
+    alive,
+    open_sockets,
+    received,
+    request,
+    started,
+    until,
+)
 
 from service.errors import ModelError, StartError
 from service.workers.supervisor import DEATHS_WINDOW_S, FIRST_BACK_OFF_S, MAX_DEATHS, _Worker, one_line
@@ -23,7 +39,7 @@ BOTH = pytest.mark.parametrize("workers", [1, 2])
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """While this worker stands still, only the others can accept."""
+    """While this worker stands still, only the others can answer."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -180,6 +196,172 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=5)
     assert process.returncode == 0
+
+
+def pid_of(connection: socket.socket) -> int:
+    """Ask who has it."""
+    connection.sendall(request("/slow"))
+    return int(json.loads(received(connection).split(b"\r\n\r\n")[1])["pid"])
+
+
+@contextlib.contextmanager
+def connections(service: Service, number: int) -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(service.connected()) for _ in range(number)]
+
+
+def replaced(service: Service, pid: int) -> int:
+    """Kill a worker and wait until another answers in its place."""
+    before = service.children()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: len(service.children()) == len(before) and pid not in service.children())
+    (new,) = set(service.children()) - set(before)
+    until(lambda: answers(service, new))
+    return new
+
+
+def answers(service: Service, pid: int) -> bool:
+    with connections(service, 4) as connected:
+        return pid in map(pid_of, connected)
+
+
+def spread(pids: list[int], workers: int) -> float:
+    held = sorted(collections.Counter(pids).values())
+    return held[-1] / held[0] if len(held) == workers else math.inf
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("workers", [2, 3])
+def test_64_connections_are_spread_evenly(start: Start, workers: int, cpus: int) -> None:
+    service = start(workers=workers).wait_ready()
+    if cpus == 1:
+        service.pin(min(os.sched_getaffinity(0)))
+    for _ in range(5):
+        with connections(service, 64) as connected:
+            assert spread([pid_of(connection) for connection in connected], workers) <= 1.5
+        time.sleep(0.1)  # all workers hear that these are closed
+
+
+def test_they_stay_even_when_those_of_one_worker_close(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    first, second = service.children()
+    with connections(service, 64) as connected:
+        pids = [pid_of(connection) for connection in connected]
+        for connection, pid in zip(connected, pids, strict=True):
+            if pid == first:
+                connection.close()
+        time.sleep(0.2)  # the worker hears of it
+        with connections(service, 32) as more:
+            assert [pid_of(connection) for connection in more].count(second) <= 4  # a tick may take one
+
+
+def test_a_worker_that_takes_a_place_gets_its_share(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    first, second = service.children()
+    with connections(service, 20) as connected:
+        assert {pid_of(connection) for connection in connected} == {first, second}
+        new = replaced(service, first)
+        with connections(service, 30) as more:
+            pids = [pid_of(connection) for connection in more]
+        shares = sorted((pids.count(new), pids.count(second) + 10))  # the survivor held 10 already
+        assert shares[1] / shares[0] <= 1.5
+
+
+def test_what_a_killed_worker_has_not_accepted_is_answered_by_another(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    first, second = service.children()
+    os.kill(first, signal.SIGSTOP)
+    with connections(service, 20) as connected:
+        for connection in connected:
+            connection.sendall(request("/slow"))
+        os.kill(first, signal.SIGKILL)
+        answered = [received(connection) for connection in connected]
+    assert [whole[:12] for whole in answered] == [b"HTTP/1.1 200"] * 20
+    assert all(f'"pid": {second}'.encode() in whole for whole in answered)
+
+
+def test_a_worker_that_stands_still_keeps_nobody_waiting(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    first, second = service.children()
+    with stopped(first), connections(service, 20) as connected:
+        assert [pid_of(connection) for connection in connected] == [second] * 20
+    until(lambda: answers(service, first))
+
+
+def test_killing_workers_while_connections_come_in_loses_only_what_they_held(start: Start) -> None:
+    """One request a connection: a worker holds one or two of them at a time."""
+    service = start(workers=2).wait_ready()
+    lost = answered = 0
+    for kills in range(3):
+        kill_at = time.monotonic() + 0.3
+        end = kill_at + 0.7
+        while time.monotonic() < end:
+            if kill_at and time.monotonic() > kill_at:
+                os.kill(service.children()[kills % 2], signal.SIGKILL)
+                kill_at = 0.0
+            with service.connected() as connection:
+                connection.sendall(request("/slow"))
+                try:
+                    answered += received(connection).startswith(b"HTTP/1.1 200 ")
+                except ConnectionError:
+                    lost += 1
+    assert answered > 100
+    assert lost <= 3
+
+
+def test_while_no_worker_is_there_connections_wait_for_the_next(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    for pid in service.children():
+        os.kill(pid, signal.SIGKILL)
+    with connections(service, 10) as connected:
+        for connection in connected:
+            connection.sendall(request("/slow"))
+        assert [received(connection)[:12] for connection in connected] == [b"HTTP/1.1 200"] * 10
+        pids = {pid_of(connection) for connection in connected}
+        assert pids <= set(service.children())
+        for connection in connected:
+            connection.sendall(b"no http\r\n\r\n")
+            while connection.recv(4096):
+                """It ends: no copy of it is left open in another process."""
+
+
+def test_what_waits_at_sigterm_is_answered(start: Start) -> None:
+    service = start(workers=2, drain_delay_s=0).wait_ready()
+    pids = service.children()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    with connections(service, 20) as connected:
+        for connection in connected:
+            connection.sendall(request("/slow"))
+        service.signal()
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        assert [received(connection)[:12] for connection in connected] == [b"HTTP/1.1 200"] * 20
+    assert service.ended() == (0, "")
+
+
+def test_clients_that_leave_at_once_leave_nothing_behind(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    processes = [service.process.pid, *service.children()]
+    before = [open_sockets(pid) for pid in processes]
+    for _ in range(200):
+        with service.connected() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+    time.sleep(0.3)  # all of them have been met
+    until(lambda: [open_sockets(pid) for pid in processes] == before)
+    with connections(service, 10) as connected:
+        assert spread([pid_of(connection) for connection in connected], 2) == 1, "none counts as still open"
+    until(lambda: [open_sockets(pid) for pid in processes] == before)
+
+
+def test_replacing_a_worker_leaks_no_descriptor(start: Start) -> None:
+    service = start(workers=2).wait_ready()
+    first, second = service.children()
+    before = [open_sockets(pid) for pid in (service.process.pid, first)]
+    with connections(service, 10):
+        new = replaced(service, first)
+    until(lambda: [open_sockets(pid) for pid in (service.process.pid, new)] == before)
+    assert alive(second)
 
 
 def died(status: int, said: bytes = b"") -> str:
