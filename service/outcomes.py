@@ -11,10 +11,14 @@ from typing import TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-# Gets a value, or the error in its place; called once, on the event loop, and must not raise.
+# Gets a value, or the error in its place; called once, on the event loop, whatever happens. It must not raise.
 Deliver: TypeAlias = Callable[[T | Exception], None]
 # Whether nobody waits for the outcome any more.
 Gone: TypeAlias = Callable[[], bool]
+
+
+class Abandoned(Exception):
+    """The outcome of what was dropped because nobody waited for it any more."""
 
 
 def never() -> bool:

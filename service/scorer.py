@@ -35,8 +35,7 @@ MULTIPLICATIONS_PER_LOGIT = 400
 
 # What is made for a whole batch at once where a request changes nothing about it; names are looked up by class.
 BATCHED = ("probabilities", "classes", "log_probabilities", "logits")
-PLAIN_OUTPUTS = frozenset({*BATCHED, "predicted_names"})
-_LOGITS = frozenset({"logits"})
+LOGITS = ("logits",)
 
 
 class BatchLimits(NamedTuple):
@@ -76,11 +75,11 @@ class Scorer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
         # Lanes belong to one loaded handle and go with it, so a batch never mixes versions; there are at most as
         # many as there are sets of arrays.
-        self._lanes: dict[Head, dict[frozenset[str], _Lane]] = {}
+        self._lanes: dict[Head, dict[tuple[str, ...], _Lane]] = {}
 
     @property
     def queue_rows(self) -> int:
-        return sum(lane.batcher.queue_rows for lanes in self._lanes.values() for lane in lanes.values())
+        return sum(batcher.queue_rows for batcher in self._batchers())
 
     async def score(self, request: ScoreRequest, deadline_s: float = math.inf) -> ScoreResult:
         """Answer what `request.outputs` names, or raise what `begin` would deliver."""
@@ -92,7 +91,7 @@ class Scorer:
         """Deliver what `request.outputs` names.
 
         `deadline_s` is on the clock of `time.monotonic`; work whose deadline has passed is dropped before it
-        is computed, with `DeadlineExceeded`, and so it is, without a word, where `gone` says that nobody waits
+        is computed, with `DeadlineExceeded`, and so it is, with `Abandoned`, where `gone` says that nobody waits
         any more. Requests to a head fail with `NotReady` if its version has gone, and with `QueueFull` where
         too much waits for it.
         """
@@ -101,14 +100,14 @@ class Scorer:
             return
         try:
             head = self._repository.head(request.head)
-            plain = (
-                request.temperature == 1
-                and request.dtype == request.head.dtype
-                and PLAIN_OUTPUTS.issuperset(request.outputs)
-            )
-            lane = self._lane(head, frozenset(request.outputs) if plain else _LOGITS)
-            batched = self._batched(request, head, deadline_s, deliver, lane.names if plain else None)
-            rows = request.values.reshape(-1, request.values.shape[-1])
+            lanes = self._lanes.get(head) or self._lanes_of(head)
+            plain = request.temperature == 1 and request.dtype == request.head.dtype
+            lane = lanes.get(request.outputs) if plain else None
+            lane = lane or self._lane(head, lanes, request.outputs if plain else LOGITS)
+            batched = self._batched(request, head, deadline_s, deliver, lane.names)
+            rows = request.values
+            if rows.ndim != 2:
+                rows = cast("FloatArray", rows.reshape(-1, rows.shape[-1]))
             lane.batcher.enter(rows, deadline_s, batched, gone)
         except Exception as error:  # noqa: BLE001 - it is the outcome
             deliver(error)
@@ -136,9 +135,11 @@ class Scorer:
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
-        for lanes in self._lanes.values():
-            for lane in lanes.values():
-                lane.batcher.close()
+        for batcher in self._batchers():
+            batcher.close()
+
+    def _batchers(self) -> set[Batcher]:
+        return {lane.batcher for lanes in self._lanes.values() for lane in lanes.values()}
 
     def _batched(
         self,
@@ -146,37 +147,44 @@ class Scorer:
         head: Head,
         deadline_s: float,
         deliver: Deliver[ScoreResult],
-        names: tuple[str, ...] | None,
+        names: tuple[str, ...],
     ) -> Deliver[Batched]:
-        """Make what takes a request's share of a batch: arrays of these names, or logits to be finished."""
+        """Make what takes a request's share of a batch, arrays of these names, and finishes what they are not."""
 
         def batched(outcome: Batched | Exception) -> None:
-            batch_shape = request.values.shape[:-1]
+            shape = request.values.shape[:-1]
             if isinstance(outcome, NonFiniteLogits):
-                deliver(NonFiniteLogits(outcome.row, batch_shape))
+                deliver(NonFiniteLogits(outcome.row, shape))
             elif isinstance(outcome, Exception):
                 deliver(outcome)
-            elif names is not None:
-                shapes = batch_shape, (*batch_shape, head.info.num_classes)
-                deliver(_result(request, outcome, _plain_outputs(request, names, outcome.arrays, *shapes)))
+            elif names == request.outputs and len(shape) == 1:  # as they are
+                outputs: dict[str, Output] = dict(zip(names, outcome.arrays, strict=True))
+                deliver(
+                    ScoreResult(outputs, shape[0], request.head, outcome.batch_rows, outcome.seconds_queued)
+                )
+            elif names != LOGITS:
+                deliver(_result(request, outcome, _plain_outputs(request, names, outcome.arrays)))
             else:
-                logits = cast("FloatArray", outcome.arrays[0].reshape(*batch_shape, head.info.num_classes))
+                logits = cast("FloatArray", outcome.arrays[0].reshape(*shape, head.info.num_classes))
                 self.run(logits.size, deadline_s, deliver, _finish_batched, request, outcome, logits, head)
 
         return batched
 
-    def _lane(self, head: Head, outputs: frozenset[str]) -> _Lane:
-        lanes = self._lanes.get(head)
-        if lanes is None:
-            gone = [other for other in self._lanes if not self._repository.holds(other)]
-            for other in gone:
-                del self._lanes[other]
-            lanes = self._lanes[head] = {}
-        lane = lanes.get(outputs)
+    def _lanes_of(self, head: Head) -> dict[tuple[str, ...], _Lane]:
+        """Begin the lanes of a head, and drop those of heads that serve no more."""
+        for other in [other for other in self._lanes if not self._repository.holds(other)]:
+            del self._lanes[other]
+        return self._lanes.setdefault(head, {})
+
+    def _lane(self, head: Head, lanes: dict[tuple[str, ...], _Lane], outputs: tuple[str, ...]) -> _Lane:
+        """Find the lane whose batches hold what these outputs are made of: all requests of one share it."""
+        wanted = {"classes" if name == "predicted_names" else name for name in outputs}
+        names = tuple(name for name in BATCHED if name in wanted) if wanted.issubset(BATCHED) else LOGITS
+        lane = lanes.get(names)
         if lane is None:
-            wanted = outputs | {"classes"} if "predicted_names" in outputs else outputs
-            names = tuple(name for name in BATCHED if name in wanted)
-            lane = lanes[outputs] = _Lane(self._batcher(head, names), names)
+            lane = lanes[names] = _Lane(self._batcher(head, names), names)
+        if names != LOGITS:  # in any order, and with names
+            lanes[outputs] = lane
         return lane
 
     def _batcher(self, head: Head, names: tuple[str, ...]) -> Batcher:
@@ -204,7 +212,7 @@ def _attempt(deadline_s: float, work: Callable[..., T], arguments: tuple[object,
 
 def _run_head(head: Head, names: tuple[str, ...], rows: FloatArray) -> tuple[NDArray[np.generic], ...]:
     logits = head.run(rows)
-    if names == ("logits",):
+    if names == LOGITS:
         return (logits,)
     normalised = softmax.normalise(logits, with_logarithms="log_probabilities" in names, with_others=False)
     return tuple(logits if name == "logits" else _NORMALISED[name](normalised) for name in names)
@@ -218,21 +226,18 @@ _NORMALISED: dict[str, Callable[[softmax.Normalised], NDArray[np.generic]]] = {
 
 
 def _plain_outputs(
-    request: ScoreRequest,
-    names: tuple[str, ...],
-    arrays: tuple[NDArray[np.generic], ...],
-    batch_shape: tuple[int, ...],
-    shape: tuple[int, ...],
+    request: ScoreRequest, names: tuple[str, ...], arrays: tuple[NDArray[np.generic], ...]
 ) -> dict[str, Output]:
-    if names == request.outputs and len(shape) == 2:  # as they are
-        return dict(zip(names, arrays, strict=True))
     made: dict[str, NDArray[Any]] = dict(zip(names, arrays, strict=True))
+    batch_shape = request.values.shape[:-1]
     outputs: dict[str, Output] = {}
     for name in request.outputs:
         if name == "predicted_names":
             outputs[name] = names_of(request, made["classes"].reshape(batch_shape))
+        elif name == "classes":
+            outputs[name] = made[name].reshape(batch_shape)
         else:
-            outputs[name] = made[name].reshape(batch_shape if name == "classes" else shape)
+            outputs[name] = made[name].reshape(*batch_shape, made[name].shape[-1])
     return outputs
 
 

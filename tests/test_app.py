@@ -72,8 +72,10 @@ class Reply:
     def __init__(self) -> None:
         self.answered: asyncio.Future[httpx.Response] = asyncio.get_running_loop().create_future()
 
+    disconnected = False
+
     def gone(self) -> bool:
-        return False
+        return self.disconnected
 
     def send(self, status: int, headers: str, body: bytes, *, close: bool) -> None:
         pairs = [line.split(": ", 1) for line in headers.split("\r\n")[:-1]]
@@ -100,6 +102,21 @@ async def test_a_whole_request_gives_the_same_bytes_status_and_headers(
         counts = app.metrics.values["logitserve_requests"]
     assert seen(whole) == seen(conversed)
     assert list(counts.values()) == [2]
+
+
+async def test_whoever_went_away_is_counted_and_no_longer_in_flight() -> None:
+    app = made()
+    async with app.router.lifespan_context(app):
+        reply = Reply()
+        app.shortcuts[b"/predict"]([], json.dumps({"features": [1] * 64}).encode(), reply)
+        assert app.metrics.values["logitserve_inflight_requests"] == {(): 1}
+        reply.disconnected = True
+        await asyncio.sleep(0.02)
+        counts = app.metrics.values
+    assert not reply.answered.done()
+    assert counts["logitserve_requests"] == {("/predict", "POST", "499"): 1}
+    assert counts["logitserve_inflight_requests"] == {(): 0}
+    assert counts["logitserve_errors"] == counts["logitserve_batch_rows"] == {}, "and nothing was computed"
 
 
 async def test_every_hot_path_has_its_shortcut() -> None:

@@ -10,6 +10,7 @@ from service.scorer import Scorer
 from service.types import Operation, ScoreResult
 from service.wire import native, schemas
 from service.wire.limits import Limits
+from service.wire.media import JSON
 
 NAMED, VERSIONED = "/models/{model}/predict", "/models/{model}/versions/{version}/predict"
 
@@ -40,17 +41,21 @@ class NativeDialect:
 
     def _decode(self, operation: Operation, exchange: Exchange, body: bytes) -> Decoded:
         accepted = native.accepted(exchange.header(b"accept"))
-        params = exchange.path_params
+        params = exchange.target.path_params
         request = native.decode(
             operation,
             body,
             media_type=exchange.header(b"content-type") or "",
-            query=exchange.query,
+            query=exchange.query if exchange.query_string else (),
             limits=self._limits,
             head_of=self._scorer.head_info,
             named=(params["model"], params.get("version")) if params else None,
         )
-        return Decoded(request, partial(_encode, accepted))
+        return Decoded(request, _encode_json if accepted == JSON else partial(_encode, accepted))
+
+
+def _encode_json(result: ScoreResult) -> Encoded:
+    return Encoded(native.encode_json(result), JSON)
 
 
 def _encode(accepted: str, result: ScoreResult) -> Encoded:

@@ -55,6 +55,8 @@ CLIENT_CLOSED = 499
 # Turned away or dropped before anything was computed: whoever watches the load wants them apart from mistakes.
 REJECTIONS = frozenset({429, 503, 504})
 
+TIMEOUT_HEADER = b"x-request-timeout-ms"
+
 PROBLEM_TYPE = "application/problem+json"
 
 NO_PARAMS: Mapping[str, str] = MappingProxyType({})
@@ -82,8 +84,13 @@ ErrorBody: TypeAlias = Callable[[RequestError], tuple[int, bytes, str]]
 class Reply(Protocol):
     """Where the answer to a whole request goes."""
 
-    def gone(self) -> bool:
+    @property
+    def disconnected(self) -> bool:
         """Whether nobody is there any more to get it."""
+        ...
+
+    def gone(self) -> bool:
+        """Say so when asked."""
         ...
 
     def send(self, status: int, headers: str, body: bytes, *, close: bool) -> None:
@@ -145,9 +152,9 @@ class Exchange:
 
     def shorten_deadline(self) -> None:
         """Let the caller shorten the server's own time, never lengthen it."""
-        if b"x-request-timeout-ms" not in self.headers:
+        asked = self.header(TIMEOUT_HEADER)
+        if asked is None:
             return
-        asked = self.headers[b"x-request-timeout-ms"].decode("latin-1")
         if not (asked.isascii() and asked.isdecimal() and float(asked) > 0):
             message = f"expected a whole number of milliseconds above 0, got {asked[:40]!r}"
             raise Invalid("option_type", message, path="X-Request-Timeout-Ms")
@@ -232,7 +239,7 @@ class Edge:
         async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_pairs(self._own_lines(exchange))]
+                message["headers"] = [*message.get("headers", ()), *_pairs(self._lines(exchange))]
             await send(message)
 
         try:
@@ -257,29 +264,30 @@ class Edge:
             exchange.target = target
             exchange.gone = reply.gone
             done = partial(self._reply, exchange, reply)
-            try:
-                exchange.shorten_deadline()
-                exchange.check_body_bytes(len(body))
-            except RequestError as error:
-                done(error)
-            else:
-                begin(exchange, body, done)
+            if TIMEOUT_HEADER in exchange.headers or len(body) > self._body_limit_bytes:
+                try:
+                    exchange.shorten_deadline()
+                    exchange.check_body_bytes(len(body))
+                except RequestError as error:
+                    done(error)
+                    return
+            begin(exchange, body, done)
 
         return take
 
     def _reply(self, exchange: Exchange, reply: Reply, outcome: Answer | Exception) -> None:
         """Send the answer to a whole request and count it."""
-        answer = self.answer_error(exchange, outcome) if isinstance(outcome, Exception) else outcome
-        if not reply.gone():
+        if not reply.disconnected:
+            answer = self.answer_error(exchange, outcome) if isinstance(outcome, Exception) else outcome
             exchange.status = answer.status
-            headers = _lines(answer) + self._own_lines(exchange)
-            reply.send(answer.status, headers, answer.body, close=self.draining)
+            reply.send(answer.status, self._lines(exchange, answer), answer.body, close=self.draining)
         self._count(exchange)
 
-    def _own_lines(self, exchange: Exchange) -> str:
-        """Write the headers that every answer has."""
+    def _lines(self, exchange: Exchange, answer: Answer | None = None) -> str:
+        """Write the headers that every answer has, after those of this one."""
+        own = "" if answer is None else _lines(answer)
         closing = "connection: close\r\n" if self.draining else ""
-        return f"x-request-id: {exchange.request_id}\r\n{closing}"
+        return f"{own}x-request-id: {exchange.request_id}\r\n{closing}"
 
     def _count(self, exchange: Exchange) -> None:
         duration_s = time.monotonic() - exchange.started_s

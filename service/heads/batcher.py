@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded, QueueFull
-from service.outcomes import Deliver, Gone, awaited, never
+from service.outcomes import Abandoned, Deliver, Gone, awaited, never
 
 Rows: TypeAlias = NDArray[Any]
 # Gets rows [n, …], returns arrays with n rows each.
@@ -94,7 +94,7 @@ class Batcher:
         """Run rows [n, …] together with whatever else waits, and deliver what the function made of them.
 
         `deadline_s` is on the clock of `time.monotonic`; rows whose deadline has passed are dropped before they
-        are run, with `DeadlineExceeded`, and without a word where `gone` says so. What the function raises is
+        are run, with `DeadlineExceeded`, and so they are with `Abandoned` where `gone` says so. What the function raises is
         delivered, if it does so for these rows alone. Raises `QueueFull` at once where too many wait.
         """
         if self.queue_rows and self.queue_rows + len(rows) > self._max_queue_rows:
@@ -123,49 +123,57 @@ class Batcher:
         if not batch:
             return
         begun_s = time.monotonic()
-        rows = sum(len(waiter.rows) for waiter in batch)
+        rows = sum([len(waiter.rows) for waiter in batch])
         if rows <= self._inline_rows:
-            self._deliver(batch, begun_s, self._run(batch))
+            self._deliver(batch, rows, begun_s, self._run(batch))
             if self._waiting:
                 self._schedule(loop)
             return
         self._busy = True
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="batch")
-        running = loop.run_in_executor(self._thread, self._run, batch)
-        running.add_done_callback(lambda done: self._finish(loop, batch, begun_s, done.result()))
+        running = self._thread.submit(self._run, batch)
+        running.add_done_callback(
+            lambda done: loop.call_soon_threadsafe(self._finish, loop, batch, rows, begun_s, done.result())
+        )
 
     def _finish(
         self,
         loop: asyncio.AbstractEventLoop,
         batch: list[_Waiter],
+        rows: int,
         begun_s: float,
         answers: list[tuple[Rows, ...] | Exception],
     ) -> None:
         self._busy = False
-        self._deliver(batch, begun_s, answers)
+        self._deliver(batch, rows, begun_s, answers)
         if self._waiting:
             self._schedule(loop)
 
     def _take(self) -> list[_Waiter]:
         """Take what fits into one batch, one waiter at least; who is gone or late is dropped on the way."""
-        batch: list[_Waiter] = []
-        rows = 0
+        if self.queue_rows <= self._max_batch_rows:
+            taken, self._waiting = list(self._waiting), deque()
+            self.queue_rows = 0
+        else:
+            taken = self._take_some()
         now_s = time.monotonic()
-        while self._waiting:
-            waiter = self._waiting[0]
-            if batch and rows + len(waiter.rows) > self._max_batch_rows:
-                break
-            self._waiting.popleft()
-            self.queue_rows -= len(waiter.rows)
-            if waiter.gone():
-                continue
-            if now_s > waiter.deadline_s:
-                message = "the time allowed passed while the rows waited"
-                waiter.deliver(DeadlineExceeded("deadline", message))
-                continue
-            batch.append(waiter)
-            rows += len(waiter.rows)
+        batch = [waiter for waiter in taken if waiter.deadline_s >= now_s and not waiter.gone()]
+        if len(batch) < len(taken):
+            kept = set(map(id, batch))
+            for waiter in taken:
+                if id(waiter) not in kept:
+                    waiter.deliver(Abandoned() if waiter.gone() else _late())
         return batch
+
+    def _take_some(self) -> list[_Waiter]:
+        taken: list[_Waiter] = []
+        rows = 0
+        while self._waiting and (not taken or rows + len(self._waiting[0].rows) <= self._max_batch_rows):
+            waiter = self._waiting.popleft()
+            taken.append(waiter)
+            rows += len(waiter.rows)
+        self.queue_rows -= rows
+        return taken
 
     def _run(self, batch: list[_Waiter]) -> list[tuple[Rows, ...] | Exception]:
         """Return each waiter's answer; a batch that fails runs again one by one, so that only its cause fails."""
@@ -182,7 +190,9 @@ class Batcher:
         start = 0
         for waiter in batch:
             stop = start + len(waiter.rows)
-            answers.append(tuple(array[start:stop] for array in arrays))
+            answers.append(
+                tuple([array[start:stop] for array in arrays])
+            )  # a list is made faster than a generator
             start = stop
         return answers
 
@@ -194,10 +204,9 @@ class Batcher:
         return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
 
     def _deliver(
-        self, batch: list[_Waiter], begun_s: float, answers: list[tuple[Rows, ...] | Exception]
+        self, batch: list[_Waiter], rows: int, begun_s: float, answers: list[tuple[Rows, ...] | Exception]
     ) -> None:
         running_s = time.monotonic() - begun_s
-        rows = sum(len(waiter.rows) for waiter in batch)
         self._observe(rows)
         rate = rows / max(running_s, 1e-9)
         self._rows_per_s += RATE_WEIGHT * (rate - self._rows_per_s) if self._rows_per_s else rate
@@ -214,3 +223,7 @@ class Batcher:
             f"got {rows} beside {self.queue_rows}"
         )
         return QueueFull("queue_full", message, headers={"Retry-After": str(max(1, after_s))})
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("deadline", "the time allowed passed while the rows waited")

@@ -20,7 +20,7 @@ from service.wire import nested
 from service.wire.labels import Scale, read_labels, read_numbers
 from service.wire.limits import Limits, check_elements, check_rows
 from service.wire.options import TENSORS, Options, check_names, read_options
-from service.wire.outputs import check_outputs, choose_outputs
+from service.wire.outputs import NEED_CLASS_NAMES, check_outputs, choose_outputs
 
 HeadOf: TypeAlias = Callable[[str | None, str | None], HeadInfo]
 
@@ -69,7 +69,9 @@ def assemble(
         model, version = named or (None, None)
         head = head_of(model or options.model, version or options.version)
         class_names = head.class_names if class_names is None else class_names
-    outputs = choose_outputs(operation, options, labelled=labelled, named=class_names is not None)
+    outputs = plan.outputs if class_names is None else plan.named_outputs
+    if outputs is None:  # which says what is wrong
+        outputs = choose_outputs(operation, options, labelled=labelled, named=False)
     if head is None:
         values, scale = _read_logits(fields["logits"], options, limits)
     else:
@@ -91,10 +93,15 @@ def assemble(
 
 
 class _Plan(NamedTuple):
-    """What the names of the fields and the options say, checked as far as it goes without tensors."""
+    """What the names of the fields and the options say, checked as far as it goes without tensors.
+
+    `outputs` are answered where no class names are known, None where they need some; `named_outputs` where they are.
+    """
 
     options: Options
     labelled: bool
+    outputs: tuple[str, ...] | None
+    named_outputs: tuple[str, ...]
 
 
 def _plan_of(operation: Operation, fields: Mapping[str, Any], named: tuple[str, str | None] | None) -> _Plan:
@@ -118,7 +125,12 @@ def _plan(operation: Operation, fields: Mapping[str, Any], named: tuple[str, str
     check_outputs(operation, options, labelled=labelled)
     if not labelled:
         _check_no_weights(fields)
-    return _Plan(options, labelled)
+    named_outputs = choose_outputs(operation, options, labelled=labelled, named=True)
+    asks_for_names = options.outputs is not None and not NEED_CLASS_NAMES.isdisjoint(options.outputs)
+    outputs = None
+    if not asks_for_names:
+        outputs = choose_outputs(operation, options, labelled=labelled, named=False)
+    return _Plan(options, labelled, outputs, named_outputs)
 
 
 @lru_cache(REMEMBERED)
@@ -165,14 +177,17 @@ def _read_features(value: Any, options: Options, head: HeadInfo, limits: Limits)
         message = f"expected shape [..., {head.num_features}], got {list(numbers.shape)}"
         raise Invalid("features_shape", message, path="features")
     shape = (*batch_shape, head.num_classes)
-    check_rows(math.prod(batch_shape), limits, path="features")
-    check_elements(shape, limits, path="features")  # few features may become many logits
+    rows = math.prod(batch_shape)
+    if rows * head.num_classes > limits.elements or rows > limits.rows or not rows:
+        check_rows(rows, limits, path="features")
+        check_elements(shape, limits, path="features")  # few features may become many logits
     if options.top_k is not None or options.class_names is not None:
         _check_classes(options, head.num_classes)
     # What was read from lists as float32 is rounded and finite already.
     is_read = is_list and numbers.dtype == FLOAT32
     features = cast("FloatArray", numbers) if is_read else checks.round_features(numbers, head.dtype)
-    return features, Scale(shape, len(batch_shape), _dtype(options, head.dtype))
+    dtype = head.dtype if options.dtype is None else _dtype(options, head.dtype)
+    return features, Scale(shape, len(batch_shape), dtype)
 
 
 def _dtype(options: Options, default: FloatType) -> FloatType:

@@ -22,7 +22,7 @@ from service.wire.media import accepted
 from service.wire.options import ARRAY, FIELDS, REQUIRED, TENSOR, check_names, parse_query
 
 # One door to this dialect, `accepted` included.
-__all__ = ["accepted", "decode", "decode_result", "encode", "encode_request"]
+__all__ = ["accepted", "decode", "decode_result", "encode", "encode_json", "encode_request"]
 
 INTEGER_OUTPUTS = {"classes", "top_classes", "count", "contributions.features"}
 TEXT_OUTPUTS = {"predicted_names", "top_names", "model", "version"}
@@ -87,7 +87,7 @@ def encode(result: ScoreResult, media_type: str) -> bytes:
         or npy with the first output alone, where it is an empty array.
     """
     if media_type == media.JSON:
-        return _encode_json(result)
+        return encode_json(result)
     answered = {name: _as_array(value) for name, value in result.outputs.items() if value is not None}
     if media_type == media.NPZ:
         return arrays.write_npz(answered)
@@ -168,7 +168,8 @@ def _read_binary(
     return sent | said
 
 
-def _encode_json(result: ScoreResult) -> bytes:
+def encode_json(result: ScoreResult) -> bytes:
+    """Write one answer as JSON."""
     answer: dict[str, Any] = {}
     if result.head is not None:
         answer["model"], answer["version"] = result.head.model, result.head.version
@@ -179,7 +180,7 @@ def _encode_json(result: ScoreResult) -> bytes:
         else:
             answer[name] = number
     try:
-        written = _dumps(answer)
+        written = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError:  # text in an array, or a memory layout that orjson does not read
         return _dumps(_plain(answer))
     whole = b"null" not in written if len(written) < SCANNED_BYTES else _are_finite(result.outputs.values())

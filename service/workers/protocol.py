@@ -25,6 +25,10 @@ HEAD_LIMIT_BYTES = 64 * 1024
 # way has arrived by then on any network with a shorter round trip.
 LINGER_S = 0.1
 
+# Both parts of an answer go out in one packet: below this length joined, above it the copy would cost more than the
+# second buffer does.
+JOINED_BYTES = 16 * 1024
+
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 # Takes the headers and the body of a POST, and where its answer goes.
 Shortcut: TypeAlias = Callable[[Headers, bytes, "WholeRequest"], None]
@@ -76,7 +80,10 @@ class WholeRequest:
         if not (self.keep_alive or close):
             headers += "connection: close\r\n"
         head = b"%b%b%b\r\n" % (STATUS_LINE[status], connection.default_lines(), headers.encode("latin-1"))
-        transport.writelines((head, body))  # in one packet, and the body not copied
+        if len(body) < JOINED_BYTES:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
         if close or not self.keep_alive:
             transport.close()
         connection.on_response_complete()

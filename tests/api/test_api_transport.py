@@ -66,6 +66,10 @@ class Reply:
         self.sent: list[tuple[int, dict[str, str], bytes, bool]] = []
         self._gone = gone
 
+    @property
+    def disconnected(self) -> bool:
+        return self._gone
+
     def gone(self) -> bool:
         return self._gone
 

@@ -1,6 +1,7 @@
 """The batcher: first where peers break, then what it promises of rows, order, turns and limits."""
 
 import asyncio
+import math
 import threading
 import time
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded, QueueFull
 from service.heads.batcher import Batched, Batcher
+from service.outcomes import Abandoned
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +68,22 @@ async def test_a_caller_cancelled_while_queued_harms_nobody() -> None:
     assert function.batches == [2], "who is gone is not computed"
     assert batch.queue_rows == 0
     check(await batch.submit(rows(4)), 4)
+
+
+async def test_whoever_went_away_is_told_so_once_and_not_computed() -> None:
+    function = Doubling()
+    batch = batcher(function)
+    outcomes: dict[str, list[Batched | Exception]] = {"gone": [], "late": [], "both": [], "kept": []}
+    past_s = time.monotonic() - 1
+    batch.enter(rows(1), math.inf, outcomes["gone"].append, lambda: True)
+    batch.enter(rows(2), past_s, outcomes["late"].append)
+    batch.enter(rows(3), past_s, outcomes["both"].append, lambda: True)
+    batch.enter(rows(4), math.inf, outcomes["kept"].append)
+    await asyncio.sleep(0.02)
+    kinds = {name: [type(outcome) for outcome in found] for name, found in outcomes.items()}
+    assert kinds == {"gone": [Abandoned], "late": [DeadlineExceeded], "both": [Abandoned], "kept": [Batched]}
+    assert function.batches == [1]
+    assert batch.queue_rows == 0
 
 
 async def test_a_caller_cancelled_while_running_harms_nobody() -> None:
