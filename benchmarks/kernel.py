@@ -3,6 +3,7 @@
     python benchmarks/kernel.py                                             as this machine is
     NPY_DISABLE_CPU_FEATURES="X86_V4" python benchmarks/kernel.py           as a machine without AVX-512 is
     python benchmarks/kernel.py --candidates                                other ways to compute the same
+    python benchmarks/kernel.py --json kernel.json                          all figures in a file
 
 Both fetch probabilities and classes of the same float32 logits; ours are rounded once from the exact value.
 A machine's speed drifts, so the two take turns, each figure is a ratio of processor times inside a turn, and
@@ -11,8 +12,11 @@ without is a hard one.
 """
 
 import argparse
+import json
 import os
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -40,10 +44,12 @@ from rich.table import Table
 SHAPES = ((1, 10), (16, 10), *GOAL_SHAPES)
 # The goals: ours over a session of Softmax and ArgMax, without and with log-probabilities.
 GOAL, GOAL_LOG = 2.0, 3.0
+# Read by numpy as it is imported.
+WITHOUT = "NPY_DISABLE_CPU_FEATURES"
 
 
 class Ratios(NamedTuple):
-    """Medians for one shape: microseconds of ours, and ours over a session."""
+    """Medians for one shape [rows, classes]: microseconds of ours, and ours over a session."""
 
     shape: tuple[int, int]
     ours_us: float
@@ -74,8 +80,8 @@ def check(logits: NDArray[np.float32], way: Run, peer: Run) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7, err_msg=str(logits.shape))
 
 
-def table_of(rows: list[Ratios]) -> Table:
-    table = Table(title=f"Exact kernel, float32: ours over an onnxruntime session{without()}")
+def table_of(rows: Sequence[Ratios], without: str | None) -> Table:
+    table = Table(title=f"Exact kernel, float32: ours over an onnxruntime session{named(without)}")
     table.add_column("rows x classes")
     for heading in ("ours, µs", "Softmax + ArgMax", "Softmax alone", "log-probabilities too"):
         table.add_column(heading, justify="right")
@@ -91,8 +97,8 @@ def table_of(rows: list[Ratios]) -> Table:
     return table
 
 
-def table_of_candidates(costs: list[Cost]) -> Table:
-    table = Table(title=f"Over Softmax + ArgMax, without / with log-probabilities{without()}")
+def table_of_candidates(costs: list[Cost], without: str | None) -> Table:
+    table = Table(title=f"Over Softmax + ArgMax, without / with log-probabilities{named(without)}")
     table.add_column("candidate")
     for rows, num_classes in GOAL_SHAPES:
         table.add_column(f"{rows} x {num_classes}", justify="right")
@@ -103,9 +109,8 @@ def table_of_candidates(costs: list[Cost]) -> Table:
     return table
 
 
-def without() -> str:
-    switched_off = os.environ.get("NPY_DISABLE_CPU_FEATURES")
-    return f", numpy without {switched_off}" if switched_off else ""
+def named(without: str | None) -> str:
+    return f", numpy without {without}" if without else ""
 
 
 def judged(ratio: float, goal: float | None) -> str:
@@ -120,12 +125,24 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--turns", type=int, default=101, help="pairs of runs for each shape")
     parser.add_argument("--candidates", action="store_true", help="compare ways to compute the same")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the kept one's figures there as well"
+    )
     options = parser.parse_args(arguments)
     console = Console(width=max(Console().width, 110))  # the widest table, unbroken
+    without = os.environ.get(WITHOUT)
     if options.candidates:
-        console.print(table_of_candidates(measure_candidates(options.turns)))
+        console.print(table_of_candidates(measure_candidates(options.turns), without))
         return
-    console.print(table_of([measure(shape, options.turns) for shape in SHAPES]))
+    rows = [measure(shape, options.turns) for shape in SHAPES]
+    console.print(table_of(rows, without))
+    if options.json:
+        options.json.write_text(json.dumps([row._asdict() for row in rows], indent=1), encoding="utf-8")
+
+
+def read_json(path: Path) -> tuple[Ratios, ...]:
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return tuple(Ratios(**{**row, "shape": tuple(row["shape"])}) for row in rows)
 
 
 if __name__ == "__main__":
