@@ -69,6 +69,10 @@ class Server(NamedTuple):
         """The process ids of the server, itself first, and of whoever it started."""
         return family(self.process.pid)
 
+    def workers(self) -> list[int]:
+        """The process ids of whoever the server itself started: with several workers, these and no supervisor."""
+        return [child for child, parent in _parents().items() if parent == self.process.pid]
+
     def memory(self) -> Memory:
         return memory(self.family())
 
@@ -213,16 +217,22 @@ def bound(answer: Answer, core: int) -> Iterator[Server]:
 
 
 def family(pid: int) -> list[int]:
+    parents = _parents()
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+def _parents() -> dict[int, int]:
+    """The parent of each process that there is."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):  # it has just ended
                 # The name of the program stands in parentheses and may hold anything.
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found = [pid]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found
+    return parents
 
 
 def memory(pids: Sequence[int]) -> Memory:

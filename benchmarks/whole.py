@@ -1,18 +1,28 @@
-"""The service as a whole: start, memory, batching, two workers, an even pace, and a long run.
+"""The service as a whole: start, memory, batching, two workers, an even pace, a long run; and its kernel alone.
 
-What one case at full speed does not show. Each function measures one thing and returns its figures; what they
-ought to be stands in `goals`.
+What one case at full speed does not show. Each function measures one thing, on servers that it starts itself,
+and returns its figures; what they ought to be stands in `goals`.
 """
 
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import adapters
 import cases
 import generator
+import kernel as exact_kernel
 import serving
-from pairs import Bench
+from kernel import Ratios
+from pairs import SETTLE_ATTEMPTS, SETTLE_S, Bench, NotCounted
 from serving import Memory, Server
 
 from service.settings import Settings
@@ -20,18 +30,40 @@ from service.settings import Settings
 CONNECTIONS = 64
 # A load generator can hold a rate only as long as its connections are not all waiting for answers.
 PACE_CONNECTIONS = 64
+# Times the length of other runs: the slowest hundredth of a short one is a few dozen requests, and among these are
+# the first ones, which wait while all the connections are accepted.
+PACE_TIMES = 5
 STARTS = 5
+# The head of a peer that serves only one: the large one, which does us no favour in its memory.
+PLAIN_HEAD = "b"
+MINUTE_S = 60.0
+# What takes AVX-512 from numpy.
+AVX2 = "X86_V4"
+# The kernel's turns take milliseconds, the pairs of servers seconds.
+KERNEL_TURNS_A_PAIR = 20
+SOAK_CONNECTIONS = 16
 SOAK_CASES = ("a_1", "b_256", "s_32", "a_32", "l_256", "b_1", "s_256", "a_256", "l_1", "b_32")
 # Batching is what a limit of one row a batch turns off.
 BATCH_SETTING = "batch_rows_limit"
 
 
-class Start(NamedTuple):
-    """Medians of several starts, before any request but the one that asks whether it is ready."""
+class Weighed(NamedTuple):
+    """Medians of several starts, before any request but those that ask whether the server is ready."""
 
     start_to_ready_s: float
     worker: Memory
     all_processes: Memory
+
+
+class Start(NamedTuple):
+    """Our service with two heads, and plain FastAPI with one of them, started in turns."""
+
+    ours: Weighed
+    plain: Weighed
+
+    @property
+    def memory_ratio(self) -> float:
+        return self.ours.worker.rss_mb / self.plain.worker.rss_mb
 
 
 class Pace(NamedTuple):
@@ -54,29 +86,68 @@ class TwoWorkers(NamedTuple):
     spread: float
 
 
-class Soak(NamedTuple):
-    """Memory of all processes after a minute and at the end."""
+class Sample(NamedTuple):
+    """Memory of all processes at a time since the beginning."""
 
-    first: Memory
-    last: Memory
+    elapsed_s: float
+    memory: Memory
+
+
+class Soak(NamedTuple):
+    """A sample after each minute, the last one at the end."""
+
+    samples: tuple[Sample, ...]
     requests: int
-    duration_s: float
 
     @property
     def growth(self) -> float:
-        return self.last.rss_mb / self.first.rss_mb
+        return self.samples[-1].memory.rss_mb / self.samples[0].memory.rss_mb
 
 
-def start(bench: Bench, repository: Path) -> Start:
-    found = []
-    for _ in range(STARTS if bench.plan.pairs > 2 else 2):
-        with serving.service(repository, bench.cores.server) as server:
-            worker = max((serving.memory([pid]) for pid in server.family()), key=lambda m: m.rss_mb)
-            found.append((server.start_to_ready_s, worker, server.memory()))
-    return Start(
-        median(seconds for seconds, _, _ in found),
-        _median_memory([worker for _, worker, _ in found]),
-        _median_memory([every for _, _, every in found]),
+class Kernel(NamedTuple):
+    """The exact kernel over onnxruntime's, on this machine as it is and with numpy at AVX2."""
+
+    as_it_is: tuple[Ratios, ...]
+    at_avx2: tuple[Ratios, ...]
+
+
+def start(bench: Bench) -> Start:
+    ours, plain = [], []
+    for _ in range(min(STARTS, bench.plan.pairs)):
+        with serving.service(bench.models / "repository", bench.cores.server) as server:
+            ours.append(_weigh(server))
+        with plain_fastapi(bench) as server:
+            plain.append(_weigh(server))
+    return Start(_median(ours), _median(plain))
+
+
+@contextlib.contextmanager
+def plain_fastapi(bench: Bench) -> Iterator[Server]:
+    """The peer as `peers.py` starts it, but from our own environment, which has all that it needs."""
+    peer = adapters.named("plain FastAPI")
+    with tempfile.TemporaryDirectory() as folder:
+        place = adapters.Place(Path(sys.executable).parent, Path(folder), serving.free_port())
+        with serving.running(
+            peer.command(place),
+            place.port,
+            core=bench.cores.server,
+            is_ready=serving.answers_ok(peer.ready_path),
+            environment=adapters.environment(peer, place, bench.models / f"{PLAIN_HEAD}.onnx"),
+            folder=place.folder,
+        ) as server:
+            yield server
+
+
+def _weigh(server: Server) -> Weighed:
+    worker = max((serving.memory([pid]) for pid in server.family()), key=lambda memory: memory.rss_mb)
+    return Weighed(server.start_to_ready_s, worker, server.memory())
+
+
+def _median(found: list[Weighed]) -> Weighed:
+    return Weighed(
+        median(one.start_to_ready_s for one in found),
+        _median_memory([one.worker for one in found]),
+        _median_memory([one.all_processes for one in found]),
     )
 
 
@@ -84,13 +155,13 @@ def _median_memory(found: list[Memory]) -> Memory:
     return Memory(median(one.rss_mb for one in found), median(one.pss_mb for one in found))
 
 
-def batching(bench: Bench, repository: Path, name: str, form: cases.Form) -> float | None:
+def batching(bench: Bench, name: str, form: cases.Form) -> float | None:
     """Rows a second with batching over the same without; None where it cannot be turned off."""
     if BATCH_SETTING not in Settings.model_fields:
         return None
     request = cases.WIRES[form].write(cases.make(name))
     off = "--" + BATCH_SETTING.replace("_", "-") + "=1"
-    core = bench.cores.server
+    repository, core = bench.models / "repository", bench.cores.server
     ratios = []
     with serving.service(repository, core) as on, serving.service(repository, core, off) as without:
         if on.ask(request).status != cases.OK:
@@ -101,28 +172,38 @@ def batching(bench: Bench, repository: Path, name: str, form: cases.Form) -> flo
     return median(ratios)
 
 
-def pace(bench: Bench, ours: Server, name: str, peak_rate: float) -> Pace:
+def pace(bench: Bench, name: str) -> Pace:
     """p99 of the bound and of our service, both asked at half of our peak rate."""
     request = cases.WIRES["json"].write(cases.make(name))
-    pause_ms = 1000 * PACE_CONNECTIONS / (peak_rate / 2)
-    with serving.bound(ours.ask(request), bench.cores.server) as bound:
-        found = [
-            (
-                bench.load(bound, request, PACE_CONNECTIONS, pause_ms),
-                bench.counted_load(ours, request, PACE_CONNECTIONS, pause_ms),
-            )
-            for _ in range(bench.plan.pairs)
-        ]
-    # The pair of the median ratio, so that its rates and times belong together.
-    paces = [Pace(b.rate, o.rate, b.p99_ms, o.p99_ms) for b, o in found]
-    return sorted(paces, key=lambda one: one.ratio)[len(paces) // 2]
+    core = bench.cores.server
+    with (
+        serving.service(bench.models / "repository", core) as ours,
+        serving.bound(ours.ask(request), core) as bound,
+    ):
+        peak = median(
+            bench.counted_load(ours, request, PACE_CONNECTIONS).rate for _ in range(bench.plan.pairs)
+        )
+        return paced(bench, bound, ours, request, peak / 2)
 
 
-def two_workers(bench: Bench, repository: Path) -> TwoWorkers:
+def paced(bench: Bench, bound: Server, ours: Server, request: cases.Request, rate: float) -> Pace:
+    """Ask both for about `rate` requests a second: of several pairs of runs that of the median ratio."""
+    pause_ms = 1000 * PACE_CONNECTIONS / rate
+    longer = bench._replace(plan=bench.plan._replace(duration_s=PACE_TIMES * bench.plan.duration_s))
+    found = []
+    for _ in range(bench.plan.pairs):
+        theirs = longer.load(bound, request, PACE_CONNECTIONS, pause_ms)
+        own = longer.counted_load(ours, request, PACE_CONNECTIONS, pause_ms)
+        found.append(Pace(theirs.rate, own.rate, theirs.p99_ms, own.p99_ms))
+    # One pair, so that its rates and times belong together.
+    return sorted(found, key=lambda one: one.ratio)[len(found) // 2]
+
+
+def two_workers(bench: Bench) -> TwoWorkers:
     """Both services on the one core: what is compared is the work, not the number of CPUs."""
     request = cases.WIRES["json"].write(cases.make("a_1"))
     ratios, spreads = [], []
-    core = bench.cores.server
+    repository, core = bench.models / "repository", bench.cores.server
     with (
         serving.service(repository, core) as one,
         serving.service(repository, core, "--workers=2") as two,
@@ -142,22 +223,53 @@ def spread(bench: Bench, server: Server, request: cases.Request) -> float:
     """Connections of the busiest worker over those of the idlest, while a generator holds them."""
     core = bench.cores.generator
     with generator.holding(request, server.port, core=core, connections=CONNECTIONS):
-        held = [serving.connections_of(pid, server.port) for pid in server.family()[1:]]
+        held = connections_of_workers(server, CONNECTIONS)
     return max(held) / max(1, min(held))
 
 
-def soak(bench: Bench, ours: Server, duration_s: float) -> Soak:
-    """Ask for mixed sizes in all forms that are served; memory is weighed after a minute and at the end."""
+def connections_of_workers(server: Server, expected: int) -> list[int]:
+    """How many connections each worker holds, once all are theirs.
+
+    A new one waits in the kernel first, and may then be in the hands of whoever passes it on to a worker.
+    """
+    for _ in range(SETTLE_ATTEMPTS):
+        held = [serving.connections_of(pid, server.port) for pid in server.workers()]
+        if sum(held) == expected:
+            return held
+        time.sleep(SETTLE_S)
+    raise NotCounted(f"the workers hold {held} connections, and {expected} were made")
+
+
+def soak(bench: Bench, duration_s: float) -> Soak:
+    """Ask for mixed sizes in all forms that are served, and weigh all processes after each minute."""
     requests = [wire.write(case) for case in map(cases.make, SOAK_CASES) for wire in cases.WIRES.values()]
-    served = [request for request in requests if ours.ask(request).status == cases.OK]
-    begun_s = time.monotonic()
-    first, answered = None, 0
-    while time.monotonic() < begun_s + duration_s:
-        for request in served:
-            answered += bench.counted_load(ours, request, 16).requests
-            if first is None and time.monotonic() > begun_s + min(60.0, duration_s / 2):
-                first = ours.memory()
-            if time.monotonic() > begun_s + duration_s:
+    with serving.service(bench.models / "repository", bench.cores.server) as ours:
+        served = [request for request in requests if ours.ask(request).status == cases.OK]
+        # Less than two minutes are halved, so that there always is something to compare.
+        interval_s = min(MINUTE_S, duration_s / 2)
+        samples: list[Sample] = []
+        begun_s, answered = time.monotonic(), 0
+        for request in itertools.cycle(served):
+            answered += bench.counted_load(ours, request, SOAK_CONNECTIONS).requests
+            elapsed_s = time.monotonic() - begun_s
+            if elapsed_s >= min(interval_s * (len(samples) + 1), duration_s):
+                samples.append(Sample(elapsed_s, ours.memory()))
+            if elapsed_s >= duration_s:
                 break
-    last = ours.memory()
-    return Soak(first or last, last, answered, time.monotonic() - begun_s)
+    return Soak(tuple(samples), answered)
+
+
+def kernel(bench: Bench) -> Kernel:
+    turns, core = KERNEL_TURNS_A_PAIR * bench.plan.pairs, bench.cores.server
+    return Kernel(kernel_alone(core, turns), kernel_alone(core, turns, {exact_kernel.WITHOUT: AVX2}))
+
+
+def kernel_alone(core: int, turns: int, variables: Mapping[str, str] | None = None) -> tuple[Ratios, ...]:
+    """Measure in a process of its own: the variables are read at its start, and no other work is in its heap."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.json"
+        command = ["taskset", "--cpu-list", str(core), sys.executable, exact_kernel.__file__]
+        command += [f"--turns={turns}", f"--json={file}"]
+        environment = {**os.environ, "PYTHONPATH": str(serving.ROOT), **(variables or {})}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)  # noqa: S603 - our own command
+        return exact_kernel.read_json(file)

@@ -38,6 +38,7 @@ kernel: ModuleType = importlib.import_module("kernel")
 pairs: ModuleType = importlib.import_module("pairs")
 peers: ModuleType = importlib.import_module("peers")
 serving: ModuleType = importlib.import_module("serving")
+tables: ModuleType = importlib.import_module("tables")
 whole: ModuleType = importlib.import_module("whole")
 
 needs_wrk = pytest.mark.skipif(
@@ -372,17 +373,18 @@ def test_the_last_line_of_the_generator_is_read() -> None:
 
 
 @needs_wrk
-def test_the_generator_posts_the_body_and_is_counted(models: Path) -> None:
+def test_the_generator_posts_the_body_and_is_counted(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cores = serving.pick_cores()
     plan = pairs.Plan(("a_1",), ("json",), (2,), pairs=1, duration_s=1)
     here = pairs.Bench(cores, models, plan)
+    monkeypatch.setattr(whole, "PACE_TIMES", 1)
     with serving.service(models / "repository", cores.server) as ours:
         (found,) = here.rows(cases.make("a_1"), "json", ours)
         (pair,) = found.pairs
         assert pair.ours.failed == pair.bound.failed == 0
         assert 0 < pair.ours.requests <= pairs.requests_counted(ours)
-        paced = whole.pace(here, ours, "a_1", peak_rate=400.0)
-        assert paced.our_rate < 300  # half of the peak, in whole milliseconds
+        paced = whole.paced(here, ours, ours, cases.WIRES["json"].write(cases.make("a_1")), rate=200.0)
+        assert paced.our_rate < 300  # in whole milliseconds
         wrong = cases.make("a_1")._replace(logits=np.zeros((1, 10)))
         with pytest.raises(cases.WrongAnswer):
             here.rows(wrong, "json", ours)
@@ -512,26 +514,158 @@ def test_other_connections_than_16_reach_no_goal() -> None:
     assert [goal.met for goal in found[:3]] == [None, None, None]
 
 
+def weighed(rss_mb: float, start_to_ready_s: float = 0.9) -> Any:
+    memory = serving.Memory(rss_mb, 90.0)
+    return whole.Weighed(start_to_ready_s, memory, memory)
+
+
+def soaked(*rss_mb: float) -> Any:
+    samples = (whole.Sample(60.0 * n, serving.Memory(mb, 90.0)) for n, mb in enumerate(rss_mb, 1))
+    return whole.Soak(tuple(samples), 10)
+
+
+def kernels(over_both: float, log_over_both: float) -> Any:
+    """A kernel that is just good enough but in the last shape; what has no goal is far from any."""
+    fine = [kernel.Ratios(shape, 10.0, 2.0, 9.0, 3.0) for shape in candidates.SHAPES[:-1]]
+    last = kernel.Ratios(candidates.SHAPES[-1], 10.0, over_both, 9.0, log_over_both)
+    return whole.Kernel((kernel.Ratios((1, 10), 1.0, 99.0, 99.0, 99.0), *fine, last), ())
+
+
+def whole_found(**changed: Any) -> Any:
+    """All but the rows, and every goal met."""
+    met = {
+        "start": whole.Start(weighed(100.0), weighed(95.0)),
+        "batching_b": 2.5,
+        "batching_a": 1.0,
+        "pace": whole.Pace(100.0, 100.0, 2.0, 3.0),
+        "workers": whole.TwoWorkers(0.99, 1.2),
+        "kernel": kernels(1.6, 2.1),
+        "soak": soaked(100.0, 120.0, 101.0),
+    }
+    return goals.Found(**{**met, **changed})
+
+
 def test_figures_of_the_whole_are_compared_with_their_goals() -> None:
-    small, large = serving.Memory(100.0, 90.0), serving.Memory(120.0, 90.0)
-    good = goals.Found(
-        start=whole.Start(0.9, small, large),
-        batching_b=2.5,
-        batching_a=1.0,
-        pace=whole.Pace(100.0, 100.0, 2.0, 3.0),
-        workers=whole.TwoWorkers(0.99, 1.2),
-        soak=whole.Soak(small, small, 10, 60.0),
-    )
-    bad = goals.Found(
-        start=whole.Start(1.1, large, large),
+    bad = whole_found(
+        start=whole.Start(weighed(120.0, 1.1), weighed(100.0)),
         batching_b=1.5,
         batching_a=0.9,
         pace=whole.Pace(100.0, 100.0, 2.0, 4.0),
         workers=whole.TwoWorkers(0.9, 2.0),
-        soak=whole.Soak(small, large, 10, 60.0),
+        kernel=kernels(2.1, 3.1),
+        soak=soaked(100.0, 100.0, 103.0),
     )
-    assert [goal.met for goal in goals.goals(good)[3:]] == [True] * 8
-    assert [goal.met for goal in goals.goals(bad)[3:]] == [False] * 8
+    assert [goal.met for goal in goals.goals(whole_found())[3:]] == [True] * 11
+    assert [goal.met for goal in goals.goals(bad)[3:]] == [False] * 11
+
+
+def test_memory_is_small_by_itself_and_beside_plain_fastapi() -> None:
+    def met(ours_mb: float, plain_mb: float) -> list[bool | None]:
+        found = goals.goals(whole_found(start=whole.Start(weighed(ours_mb), weighed(plain_mb))))
+        return [goal.met for goal in found if "ready worker" in goal.what or "plain FastAPI's" in goal.what]
+
+    assert met(100.0, 90.0) == [True, True]
+    assert met(100.0, 80.0) == [True, False]
+    assert met(120.0, 110.0) == [False, True]
+
+
+def test_the_kernels_goals_name_every_shape() -> None:
+    found = [goal.reached for goal in goals.goals(whole_found()) if "[256, 10]" in goal.reached]
+    assert found == [
+        "[256, 10] 2.00, [256, 1000] 2.00, [8, 50000] 1.60",
+        "[256, 10] 3.00, [256, 1000] 3.00, [8, 50000] 2.10",
+    ]
+
+
+# The whole
+
+
+def quick(models: Path, *, pairs_of_runs: int = 1) -> Any:
+    core = min(os.sched_getaffinity(0))
+    plan = pairs.Plan(("a_1",), ("json",), (16,), pairs_of_runs, 1)
+    return pairs.Bench(serving.Cores(core, core), models, plan)
+
+
+def test_a_start_is_weighed_beside_plain_fastapis(models: Path) -> None:
+    found = whole.start(quick(models))
+    for one in found:
+        assert one.start_to_ready_s > 0
+        assert 0 < one.worker.rss_mb <= one.all_processes.rss_mb
+    assert found.memory_ratio == found.ours.worker.rss_mb / found.plain.worker.rss_mb
+
+
+def test_the_kernel_runs_in_a_process_of_its_own_once_with_less_of_numpy(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole, "KERNEL_TURNS_A_PAIR", 1)
+    found = whole.kernel(quick(models))
+    for rows in found:
+        assert [one.shape for one in rows] == list(kernel.SHAPES)
+        assert min(min(one[1:]) for one in rows) > 0
+
+
+def test_connections_are_counted_once_all_are_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole, "SETTLE_S", 0.0)
+    seen = [[0, 0], [20, 43], [20, 44]]  # in the kernel, one with the supervisor, all handed over
+
+    class Two:
+        port = 0
+
+        def workers(self) -> list[int]:
+            self.held = seen.pop(0) if seen[1:] else seen[0]
+            return [0, 1]
+
+    two = Two()
+    monkeypatch.setattr(serving, "connections_of", lambda pid, _: two.held[pid])
+    assert whole.connections_of_workers(two, 64) == [20, 44]
+    with pytest.raises(pairs.NotCounted, match=r"\[20, 44\].* 65"):
+        whole.connections_of_workers(two, 65)
+
+
+def test_a_servers_workers_are_its_own_children_and_not_itself(tmp_path: Path) -> None:
+    noted = tmp_path / "there"
+    grandchild = f"import pathlib, time; pathlib.Path({str(noted)!r}).touch(); time.sleep(60)"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
+    server = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    core = min(os.sched_getaffinity(0))
+    with serving.running(
+        [sys.executable, "-c", server], 0, core=core, is_ready=lambda _: noted.exists()
+    ) as running:
+        assert len(running.family()) == 3
+        assert running.workers() == running.family()[1:2]
+
+
+def test_a_soak_weighs_after_each_minute_and_at_the_end(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [0.0]
+
+    def run(*_: Any) -> Any:
+        now_s[0] += 25.0
+        return load(10.0)
+
+    monkeypatch.setattr(pairs.Bench, "counted_load", run)
+    monkeypatch.setattr(whole.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(serving, "service", lambda *_: contextlib.nullcontext(Soaked()))
+    found = whole.soak(quick(models), 190.0)
+    assert [sample.elapsed_s for sample in found.samples] == [75.0, 125.0, 200.0]
+    assert found.requests == 80
+    assert found.growth == pytest.approx(103 / 101)
+    now_s[0] = 0.0
+    assert [sample.elapsed_s for sample in whole.soak(quick(models), 60.0).samples] == [50.0, 75.0]
+
+
+class Soaked:
+    """A service that answers everything and gains a megabyte each time it is weighed."""
+
+    rss_mb = 100.0
+
+    def ask(self, _: Any) -> Any:
+        return cases.Answer(200, b"", {})
+
+    def memory(self) -> Any:
+        self.rss_mb += 1
+        return serving.Memory(self.rss_mb, 90.0)
 
 
 # The command
@@ -547,27 +681,59 @@ def test_the_flags_make_the_plan() -> None:
     assert chosen == (("a_1", "b_7"), ("npz",), (1, 4), 3, 2)
 
 
-@pytest.mark.parametrize("arguments", [["--cases=z_1"], ["--forms=xml"], ["--connections=many"]])
+def test_parts_run_alone_or_all_but_the_longest() -> None:
+    def parts(*arguments: str) -> Any:
+        return bench.parts_of(bench.parse_arguments(arguments))
+
+    assert parts() == bench.PARTS[:-1]
+    assert parts("--soak=600") == bench.PARTS
+    assert parts("--only=soak,start") == ("start", "soak")
+
+
+def test_a_part_alone_measures_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(whole, "soak", lambda _, seconds: soaked(seconds, seconds))
+    for name in ("start", "kernel", "pace", "batching", "two_workers"):
+        monkeypatch.setattr(whole, name, lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(serving, "pick_cores", lambda: serving.Cores(0, 0))
+    monkeypatch.setattr(generator, "require", lambda: None)
+    file = tmp_path / "run.json"
+    assert bench.main(["--only=soak", f"--json={file}"]) == 0
+    said = json.loads(file.read_text(encoding="utf-8"))
+    assert [one["memory"]["rss_mb"] for one in said["soak"]["samples"]] == [bench.SOAK_S] * 2
+    assert said["rows"] == []
+    assert [goal["met"] for goal in said["goals"]] == [None] * 13 + [True]
+    assert "memory of all processes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--cases=z_1"], ["--forms=xml"], ["--connections=many"], ["--only=tea"]]
+)
 def test_a_slip_of_the_hand_ends_at_once(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(arguments) == 1
     assert capsys.readouterr().out
 
 
-def test_tables_and_file_have_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = goals.Found([row("a_1"), row("b_32", "npz")])
+def test_tables_and_file_have_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unserved = pairs.Unserved("s_1", "npz", 415)
+    found = whole_found(rows=[row("a_1"), row("b_32", "npz")], unserved=[unserved])
     console = bench.Console(width=160)
-    bench.print_rows(console, found.rows)
-    bench.print_start(console, found)
-    bench.print_goals(console, goals.goals(found))
+    tables.print_found(console, found)
+    tables.print_goals(console, goals.goals(found))
     printed = capsys.readouterr().out
-    assert "a_1" in printed
-    assert "b_32" in printed
-    bench.write_json(tmp_path / "run.json", bench.QUICK, found, goals.goals(found))
+    for text in ("a_1", "b_32", "s_1 as npz is not served: status 415", "plain FastAPI", "X86_V4", "1.010"):
+        assert text in printed
+    assert all(goal.reached in printed for goal in goals.goals(found))
+    tables.write_json(tmp_path / "run.json", bench.machine(), bench.QUICK, found, goals.goals(found))
     said = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert [(one["case"], one["form"]) for one in said["rows"]] == [("a_1", "json"), ("b_32", "npz")]
     assert said["rows"][0]["pairs"][0]["ours"]["requests"] == 100
+    assert said["rows"][0]["share"] == 0.5
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", said["machine"]["date"])
-    assert len(said["goals"]) == len(goals.goals(found))
+    assert said["start"]["plain"]["worker"]["rss_mb"] == 95.0
+    assert [one["elapsed_s"] for one in said["soak"]["samples"]] == [60.0, 120.0, 180.0]
+    assert [goal["what"] for goal in said["goals"]] == [goal.what for goal in goals.goals(found)]
 
 
 # Peers
