@@ -96,7 +96,8 @@ def check(case: Case, answered: Mapping[str, Any]) -> None:
     logarithms = case.logits - np.logaddexp.reduce(case.logits, axis=-1, keepdims=True)
     if case.operation == "loss":
         losses = -np.take_along_axis(logarithms, case.arrays["labels"][:, None], -1)[:, 0]
-        right = _close(values["losses"], losses) and _close(values["loss"], losses.mean())
+        mean = values["loss"].reshape(-1)  # V2 knows no tensor without an axis
+        right = _close(values["losses"], losses) and _close(mean, losses.mean(keepdims=True))
     else:
         classes = values["classes"]
         right = _close(values["probabilities"], np.exp(logarithms)) and classes.shape == (case.rows,)

@@ -101,7 +101,7 @@ def test_heads_are_the_same_each_time() -> None:
 
 
 @pytest.mark.parametrize("name", cases.NAMES)
-@pytest.mark.parametrize("form", ["json", "npz"])
+@pytest.mark.parametrize("form", FORMS)
 async def test_the_service_answers_every_case_as_numpy_does(
     name: str, form: str, models: Path, serve: Serve, anyio_backend: str
 ) -> None:
