@@ -1,148 +1,162 @@
-"""Measure the wire without sockets: bytes -> a checked ScoreRequest, and a ScoreResult -> bytes.
+"""The wire alone, without sockets: bytes to a checked request, and a result to bytes, in each form.
 
-    python benchmarks/codec.py                both directions
-    python benchmarks/codec.py --seconds 0.2  shorter, and less sure
-
-Beside each JSON body stands what orjson alone takes to parse it, beside each answer what orjson alone takes to
-write its arrays: nobody who checks the numbers is faster with that library. Times are the least of many short
-bursts, since whatever else runs on the machine can only add to them.
+Beside each figure stands the floor's: the fastest checked reading, the fastest writing. Answers are compared with
+numpy before anything is timed. Nothing here prints.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
+from urllib.parse import parse_qsl
 
+import cases
+import floor
 import numpy as np
-import orjson
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
+from cases import Array, Case, Form, Request
 
-from service.types import HeadInfo, Operation, ScoreRequest, ScoreResult
-from service.wire import native
-from service.wire.json_reader import HAS_SIMDJSON
+from service.finishing import finish
+from service.settings import Settings
+from service.types import HeadInfo, ScoreRequest, ScoreResult
+from service.wire import native, v2
 from service.wire.limits import Limits
 from service.wire.media import JSON, NPZ
+
+Work: TypeAlias = Callable[[], object]
 
 # One burst: long enough for the clock, short enough to fall between two turns of another process.
 BURST_S = 1e-3
 
-LIMITS = Limits(body_bytes=64 << 20, rows=1 << 16, elements=1 << 23, json_depth=32)
+
+class Coded(NamedTuple):
+    """One case in one form, in one direction; the floor's time beside ours."""
+
+    case: str
+    form: Form
+    direction: Literal["decode", "encode"]
+    num_bytes: int
+    numbers: int
+    seconds: float
+    floor_s: float
 
 
-class Case(NamedTuple):
-    """One request body: so many rows of so many numbers in a tensor of this operation."""
-
-    name: str
-    operation: Operation
-    rows: int
-    columns: int
-
-
-CASES = (
-    Case("a_1", "predict", 1, 64),
-    Case("a_32", "predict", 32, 64),
-    Case("a_256", "predict", 256, 64),
-    Case("b_32", "predict", 32, 768),
-    Case("s_256", "softmax", 256, 1000),
-)
-ANSWERS = ((1, 10), (256, 10), (256, 1000))
-
-
-def least_s(work: Callable[[], object], seconds: float) -> float:
+def least_s(work: Work, seconds: float) -> float:
     """Return the least time of one call over bursts that last so many seconds together."""
+    work()  # the first one makes what is made once, and is slow
     begun_s = time.perf_counter()
     work()
     calls = max(1, int(BURST_S / max(time.perf_counter() - begun_s, 1e-9)))
     best_s = float("inf")
-    while time.perf_counter() - begun_s < seconds:
+    while True:
         burst_s = time.perf_counter()
         for _ in range(calls):
             work()
-        best_s = min(best_s, (time.perf_counter() - burst_s) / calls)
-    return best_s
+        ended_s = time.perf_counter()
+        best_s = min(best_s, (ended_s - burst_s) / calls)
+        if ended_s - begun_s >= seconds:
+            return best_s
 
 
-def drawn(rows: int, columns: int) -> NDArray[np.float32]:
-    return np.random.default_rng(0).normal(size=(rows, columns)).astype(np.float32)
-
-
-def bodies(case: Case) -> dict[str, bytes]:
-    """Write the same numbers as JSON, in the shortest digits of float32, and as npz."""
-    tensor = {"features" if case.operation == "predict" else "logits": drawn(case.rows, case.columns)}
-    return {
-        JSON: orjson.dumps(tensor, option=orjson.OPT_SERIALIZE_NUMPY),
-        NPZ: native.encode_request(case.operation, tensor, NPZ)[0],
+def measure(case: Case, form: Form, seconds: float) -> tuple[Coded, Coded]:
+    """Time both directions; each figure takes so many seconds, the floor's among them."""
+    request = cases.WIRES[form].write(case)
+    decode, encode = codec(case, form, request)
+    scored = decode()
+    result = result_of(case, scored)
+    body, headers = encode(scored, result)
+    cases.check(case, cases.WIRES[form].read(cases.Answer(cases.OK, body, headers)))
+    # The floor leaves out what is one number for all rows, such as the mean loss.
+    arrays: dict[str, Array] = {
+        name: value for name, value in result.outputs.items() if isinstance(value, np.ndarray) and value.ndim
     }
+    readers = floor.READERS[form]
+    return (
+        Coded(
+            case.name,
+            form,
+            "decode",
+            len(request.body),
+            sum(array.size for array in case.arrays.values()),
+            least_s(decode, seconds),
+            min(least_s(partial(read, case, request.body), seconds / len(readers)) for read in readers),
+        ),
+        Coded(
+            case.name,
+            form,
+            "encode",
+            len(body),
+            sum(array.size for array in arrays.values()),
+            least_s(partial(encode, scored, result), seconds),
+            least_s(partial(floor.WRITERS[form], arrays), seconds),
+        ),
+    )
 
 
-def decoder(case: Case, body: bytes, media_type: str) -> Callable[[], ScoreRequest]:
-    float32 = np.dtype(np.float32)
-    head = HeadInfo("head", "1", case.columns, 10, float32, None, "0" * 64, "CPUExecutionProvider")
+Decode: TypeAlias = Callable[[], ScoreRequest]
+# Gives the body, and what a reader needs of its headers.
+Encode: TypeAlias = Callable[[ScoreRequest, ScoreResult], tuple[bytes, dict[str, str]]]
 
-    def decode() -> ScoreRequest:
-        return native.decode(
-            case.operation,
-            body,
-            media_type=media_type,
-            query=(),
-            limits=LIMITS,
+
+def codec(case: Case, form: Form, request: Request) -> tuple[Decode, Encode]:
+    """What the routes call to read this request and to write its answer."""
+    head = head_of(case)
+    if form == "v2":
+        length = request.headers["Inference-Header-Content-Length"]
+        read = partial(
+            v2.decode,
+            request.body,
+            length,
+            model=case.model,
+            version=None,
+            limits=limits(),
             head_of=lambda _model, _version: head,
         )
-
-    return decode
-
-
-def decoding(seconds: float) -> Table:
-    table = Table(title="decode")
-    for heading in ("case", "bytes", "us", "ns a float", "orjson alone, ns a float"):
-        table.add_column(heading, justify="left" if heading == "case" else "right")
-    for case in CASES:
-        for media_type, body in bodies(case).items():
-            decode = decoder(case, body, media_type)
-            np.testing.assert_array_equal(decode().values.astype(np.float32), drawn(case.rows, case.columns))
-            works: list[Callable[[], object]] = [decode]
-            if media_type == JSON:
-                works.append(partial(orjson.loads, body))
-            times = [least_s(work, seconds) / (case.rows * case.columns) for work in works]
-            name = f"{case.name} {'JSON' if media_type == JSON else 'npz'}"
-            table.add_row(*row(name, len(body), case.rows * case.columns, times))
-    return table
+        return lambda: read().request, partial(_encode_v2, read())
+    media_type = request.headers["Content-Type"]
+    decode = partial(
+        native.decode,
+        case.operation,
+        request.body,
+        media_type=media_type,
+        query=parse_qsl(request.path.partition("?")[2]),
+        limits=limits(),
+        head_of=lambda _model, _version: head,
+    )
+    return decode, partial(_encode_native, NPZ if form == "npz" else JSON)
 
 
-def encoding(seconds: float) -> Table:
-    table = Table(title="encode")
-    for heading in ("probabilities", "bytes", "us", "ns a float", "orjson alone, ns a float"):
-        table.add_column(heading, justify="left" if heading == "probabilities" else "right")
-    for rows, columns in ANSWERS:
-        outputs: dict[str, Any] = {"probabilities": drawn(rows, columns), "classes": np.arange(rows)}
-        result = ScoreResult(outputs, rows)
-        encoded = native.encode(result, JSON)
-        works = (
-            partial(native.encode, result, JSON),
-            partial(orjson.dumps, outputs, option=orjson.OPT_SERIALIZE_NUMPY),
-        )
-        times = [least_s(work, seconds) / (rows * columns) for work in works]
-        table.add_row(*row(f"[{rows}, {columns}]", len(encoded), rows * columns, times))
-    return table
+def _encode_v2(
+    asked: v2.Inference, _request: ScoreRequest, result: ScoreResult
+) -> tuple[bytes, dict[str, str]]:
+    body = v2.encode(asked, result)
+    return body.content, {} if body.json_bytes is None else {cases.V2_HEADER_BYTES: str(body.json_bytes)}
 
 
-def row(name: str, size_bytes: int, numbers: int, seconds_a_float: list[float]) -> list[str]:
-    first_us = seconds_a_float[0] * numbers * 1e6
-    return [name, str(size_bytes), f"{first_us:.1f}", *(f"{each * 1e9:.1f}" for each in seconds_a_float)]
+def _encode_native(
+    media_type: str, _request: ScoreRequest, result: ScoreResult
+) -> tuple[bytes, dict[str, str]]:
+    return native.encode(result, media_type), {}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.5, help="time spent on each figure")
-    arguments = parser.parse_args()
-    console = Console()
-    console.print(f"simdjson is {'used' if HAS_SIMDJSON else 'not installed'}")
-    console.print(decoding(arguments.seconds))
-    console.print(encoding(arguments.seconds))
+def head_of(case: Case) -> HeadInfo:
+    num_features = next(iter(case.arrays.values())).shape[-1]
+    num_classes = case.logits.shape[-1]
+    dtype = np.dtype(np.float32)
+    return HeadInfo(case.model, "1", num_features, num_classes, dtype, None, "0" * 64, "CPUExecutionProvider")
 
 
-if __name__ == "__main__":
-    main()
+def result_of(case: Case, request: ScoreRequest) -> ScoreResult:
+    """What the scorer would answer."""
+    outputs = finish(request, case.logits.astype(np.float32))
+    return ScoreResult(outputs, case.rows, request.head)
+
+
+def limits() -> Limits:
+    """Those that users get."""
+    settings = Settings()
+    return Limits(
+        body_bytes=settings.body_limit_bytes,
+        rows=settings.rows_limit,
+        elements=settings.elements_limit,
+        json_depth=settings.json_depth_limit,
+    )

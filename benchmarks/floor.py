@@ -48,7 +48,7 @@ class Floor(NamedTuple):
 
 def measure(case: Case, form: Form, request: Request, models: Path, duration_s: float = 0.3) -> Floor:
     """Measure each part; `models` is the folder with the heads that have Softmax in their graph."""
-    session = _session(case, models)
+    session = session_of(case, models)
     names = [one.name for one in session.get_inputs()]
     feed = dict(zip(names, case.arrays.values(), strict=True))
     outputs: list[Array] = session.run(None, feed)
@@ -76,7 +76,8 @@ def _fastest_s(work: Callable[[], object], duration_s: float) -> float:
     return best_s
 
 
-def _session(case: Case, models: Path) -> Any:
+def session_of(case: Case, models: Path) -> Any:
+    """The finishing step for bare logits, or a head with it, on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     model = _finishing(case) if case.operation != "predict" else (models / f"{case.model}.onnx").read_bytes()
