@@ -13,6 +13,7 @@ what is printed are medians of ratios. Every answer is compared with numpy befor
 import argparse
 import datetime as dt
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ FULL = Plan(cases.NAMES, ("json", "npz", "v2"), (1, 16, 64), pairs=5, duration_s
 # In the order in which they run; the last one only where it is asked for.
 PARTS = ("start", "kernel", "cases", "pace", "batching", "workers", "soak")
 SOAK_S = 600.0
+# What ends one part: a server that does not start, is wrong, or counts other requests than were made.
+FAILURES = (serving.NoServer, cases.WrongAnswer, NotCounted, subprocess.CalledProcessError)
 
 
 def machine() -> dict[str, Any]:
@@ -104,7 +107,10 @@ def parts_of(options: argparse.Namespace) -> tuple[str, ...]:
     return tuple(part for part in PARTS if part in chosen)
 
 
-def measure(bench: Bench, parts: Sequence[str], soak_s: float, progress: Progress) -> Found:
+def measure(
+    bench: Bench, parts: Sequence[str], soak_s: float, progress: Progress
+) -> tuple[Found, dict[str, str]]:
+    """Measure these parts; of one that fails the reason is kept, and the others go on."""
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "start": lambda: {"start": whole.start(bench)},
         "kernel": lambda: {"kernel": whole.kernel(bench)},
@@ -118,9 +124,13 @@ def measure(bench: Bench, parts: Sequence[str], soak_s: float, progress: Progres
         "soak": lambda: {"soak": whole.soak(bench, soak_s)},
     }
     found = Found()
+    failed: dict[str, str] = {}
     for part in progress.track(parts, description="parts"):
-        found = found._replace(**measures[part]())
-    return found
+        try:
+            found = found._replace(**measures[part]())
+        except FAILURES as error:
+            failed[part] = str(error)
+    return found, failed
 
 
 def measure_cases(bench: Bench, progress: Progress) -> dict[str, Any]:
@@ -152,8 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Progress(console=Console(stderr=True), transient=True) as progress,
         ):
             heads.write(Path(folder))
-            found = measure(Bench(cores, Path(folder), plan), parts, options.soak or SOAK_S, progress)
-    except (serving.NoServer, cases.WrongAnswer, NotCounted, ValueError) as error:
+            bench = Bench(cores, Path(folder), plan)
+            found, failed = measure(bench, parts, options.soak or SOAK_S, progress)
+    except (serving.NoServer, ValueError) as error:
         console.print(str(error))
         return 1
     reached = goals(found)
@@ -161,9 +172,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(", ".join(f"{name} {value}" for name, value in where.items()))
     tables.print_found(console, found)
     tables.print_goals(console, reached)
+    for part, reason in failed.items():
+        console.print(f"{part} failed: {reason}", markup=False)
     if options.json:
         tables.write_json(options.json, where, plan, found, reached)
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

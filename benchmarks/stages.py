@@ -1,6 +1,6 @@
 """The stages of a request without sockets: decode, batcher, score, encode, and a whole request of them.
 
-    python benchmarks/stages.py                               every stage, about two minutes
+    python benchmarks/stages.py                               every stage, about a minute
     python benchmarks/stages.py --seconds 0.05 --cases a_1    shorter, and less sure
     python benchmarks/stages.py --json stages.json            all figures in a file
 

@@ -707,6 +707,22 @@ def test_a_part_alone_measures_nothing_else(
     assert "memory of all processes" in capsys.readouterr().out
 
 
+def test_a_part_that_fails_is_named_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise pairs.NotCounted("-1 beside the [generator]'s 100")
+
+    monkeypatch.setattr(whole, "pace", fail)
+    monkeypatch.setattr(whole, "two_workers", lambda _: whole.TwoWorkers(0.99, 1.23))
+    monkeypatch.setattr(serving, "pick_cores", lambda: serving.Cores(0, 0))
+    monkeypatch.setattr(generator, "require", lambda: None)
+    assert bench.main(["--only=pace,workers"]) == 1
+    printed = capsys.readouterr().out
+    assert "1.23" in printed
+    assert "pace failed: -1 beside the [generator]'s 100" in printed
+
+
 @pytest.mark.parametrize(
     "arguments", [["--cases=z_1"], ["--forms=xml"], ["--connections=many"], ["--only=tea"]]
 )
