@@ -161,6 +161,8 @@ class Reply:
     def __init__(self, deliver: Deliver[Any]) -> None:
         self._deliver = deliver
 
+    disconnected = False
+
     def gone(self) -> bool:
         return False
 

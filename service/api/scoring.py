@@ -45,7 +45,7 @@ class Decoded(NamedTuple):
 
 
 Decode: TypeAlias = Callable[[Exchange, bytes], Decoded]
-# Says what decoding a body costs.
+# Says what decoding a body costs; JSON of its length costs no less.
 DecodeCost: TypeAlias = Callable[[Exchange, bytes], float]
 
 
@@ -102,8 +102,8 @@ class _Passage:
 
     def decode_body(self, body: bytes) -> None:
         exchange = self.exchange
-        cost = COST_OF_JSON_BYTE * len(body) if self.cost_of is None else self.cost_of(exchange, body)
-        if cost > INLINE_COST:
+        # Nothing is dearer than JSON, so most bodies need no closer look.
+        if COST_OF_JSON_BYTE * len(body) > INLINE_COST and self.is_dear(body):
             self.scoring.scorer.offload(exchange.deadline_s, self.score, self.decode, exchange, body)
             return
         decoded: Decoded | Exception
@@ -112,6 +112,9 @@ class _Passage:
         except Exception as error:  # noqa: BLE001 - it is the outcome
             decoded = error
         self.score(decoded)
+
+    def is_dear(self, body: bytes) -> bool:
+        return self.cost_of is None or self.cost_of(self.exchange, body) > INLINE_COST
 
     def score(self, decoded: Decoded | Exception) -> None:
         if isinstance(decoded, Exception):

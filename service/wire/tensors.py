@@ -5,6 +5,7 @@ on the way out. Which tensors a message has, and what they mean, is not known he
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ REMEMBERED = 256
 
 # What differs from message to message, or is no plain text.
 _VARYING = {"id", "parameters", "outputs"}
+_NO_BYTES = {"binary_data_size": 0}
+IS_LITTLE = sys.byteorder == "little"
 
 # JSON is filled up with spaces to a multiple of this, so that the tensors behind it lie aligned.
 ALIGNMENT_BYTES = 8
@@ -107,11 +110,12 @@ def write(
         Whether float32 data get all their digits: those that suffice may round to a neighbour by way of the
         float64 that JSON is read as.
     """
-    raws = [array for name, array in arrays.items() if name in binary]
-    if len(raws) == len(arrays) and not said.keys() & _VARYING:
-        shapes = tuple((name, array.dtype.str, array.shape) for name, array in arrays.items())
-        text = _remembered(tuple(said.items()), key, shapes)
+    if binary.issuperset(arrays) and not said.keys() & _VARYING:
+        shapes = tuple([(name, array.dtype.char, array.shape) for name, array in arrays.items()])
+        text, json_bytes = _remembered(tuple(said.items()), key, shapes)
+        raws = list(arrays.values())
     else:
+        raws = [array for name, array in arrays.items() if name in binary]
         entries = [
             _entry(name, array.dtype, array.shape, raw=name in binary) for name, array in arrays.items()
         ]
@@ -119,11 +123,11 @@ def write(
             if name not in binary:
                 widened = all_digits and array.dtype == FP32
                 entry["data"] = _data(array.astype(np.float64) if widened else array)
-        text = _text(said, key, entries)
-    if not any(array.nbytes for array in raws):
-        return Body(text.rstrip(), None)
+        text, json_bytes = _text(said, key, entries)
+    if json_bytes is None:
+        return Body(text, None)
     tensors: list[Any] = [_raw(array) for array in raws]
-    return Body(b"".join([text, *tensors]), len(text))
+    return Body(b"".join([text, *tensors]), json_bytes)
 
 
 def _entry(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], *, raw: bool) -> dict[str, Any]:
@@ -135,22 +139,28 @@ def _entry(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], *, raw: bool
     return entry
 
 
-def _text(said: Mapping[str, Any], key: str, entries: list[dict[str, Any]]) -> bytes:
+def _text(said: Mapping[str, Any], key: str, entries: list[dict[str, Any]]) -> Body:
+    """Write the JSON of a message; its length is none where no bytes follow."""
     text = orjson.dumps({**said, key: entries}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return text.ljust(-(-len(text) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
+    if not any(entry.get("parameters", _NO_BYTES)["binary_data_size"] for entry in entries):
+        return Body(text, None)
+    text = text.ljust(-(-len(text) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
+    return Body(text, len(text))
 
 
 @lru_cache(REMEMBERED)
 def _remembered(
     said: tuple[tuple[str, Any], ...], key: str, shapes: tuple[tuple[str, str, tuple[int, ...]], ...]
-) -> bytes:
+) -> Body:
     """Write the JSON of a message whose tensors are all raw: callers ask for the same few shapes again and again."""
-    entries = [_entry(name, np.dtype(dtype), shape, raw=True) for name, dtype, shape in shapes]
+    entries = [_entry(name, np.dtype(char), shape, raw=True) for name, char, shape in shapes]
     return _text(dict(said), key, entries)
 
 
 def _raw(array: NDArray[Any]) -> NDArray[Any]:
     """Lay an array out as the protocol sends it; one that lies so is not copied."""
+    if IS_LITTLE and array.flags.c_contiguous and array.dtype.isnative:
+        return array
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
 
 

@@ -87,17 +87,18 @@ class _Input(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What the JSON part says; `outputs` says of each whether as raw bytes, `all_binary` of those unlisted."""
+    """What the JSON part says; `binary` are those of the outputs that are raw bytes, `all_binary` if none are listed."""
 
     inputs: tuple[_Input, ...]
     options: dict[str, Any]
-    outputs: dict[str, bool]
+    outputs: tuple[str, ...]
+    binary: frozenset[str]
     all_binary: bool
     id: str | None
 
 
 # What a body without JSON asks for.
-_BARE = _Asked((), {}, {}, all_binary=True, id=None)
+_BARE = _Asked((), {}, (), frozenset(), all_binary=True, id=None)
 
 
 def decode(
@@ -139,7 +140,9 @@ def decode(
     fields["outputs"] = list(asked.outputs or _default_outputs(operation, fields))
     named = (model, version) if operation == "predict" else None
     request = assemble(operation, fields, limits=limits, head_of=head_of, named=named)
-    binary = frozenset(name for name in request.outputs if asked.outputs.get(name, asked.all_binary))
+    binary = asked.binary
+    if not asked.outputs and asked.all_binary:
+        binary = frozenset(request.outputs)
     return Inference(request, model, asked.id, binary)
 
 
@@ -237,7 +240,8 @@ def _read_json(text: bytes, operation: Operation, limits: Limits) -> _Asked:
     all_binary = bool(_member(parameters, "binary_data_output", bool, "parameters."))
     options = _read_options(operation, parameters)
     outputs = _read_outputs(said, all_binary=all_binary)
-    return _Asked(inputs, options, outputs, all_binary, _member(said, "id", str))
+    binary = frozenset([name for name, as_bytes in outputs.items() if as_bytes])
+    return _Asked(inputs, options, tuple(outputs), binary, all_binary, _member(said, "id", str))
 
 
 _remembered = lru_cache(_REMEMBERED)(_read_json)

@@ -134,13 +134,14 @@ async def test_rows_of_no_head_are_not_counted() -> None:
 
 
 async def test_a_body_that_is_dear_to_decode_leaves_the_event_loop() -> None:
-    dear = Bench(b"body")
-    await dear.answer(cost_of=lambda _exchange, body: INLINE_COST + len(body))
-    assert dear.scorer.offloaded == [(dear.exchange.deadline_s, dear.decode)]
     for size, offloaded in ((4 * INLINE_COST, 0), (4 * INLINE_COST + 4, 1)):
         plain = Bench(bytes(size))
         await plain.answer()
         assert len(plain.scorer.offloaded) == offloaded, "without a word it counts as JSON"
+    for cost, offloaded in ((INLINE_COST, 0), (INLINE_COST + 1, 1)):
+        told = Bench(bytes(4 * INLINE_COST + 4))
+        await told.answer(cost_of=lambda _exchange, _body, cost=cost: cost)
+        assert told.scorer.offloaded == [(told.exchange.deadline_s, told.decode)] * offloaded
 
 
 async def test_an_answer_that_is_dear_to_encode_leaves_the_event_loop_and_has_no_deadline() -> None:
