@@ -194,6 +194,7 @@ class Exchange:
             parts.append(part)
             if not message.get("more_body", False):
                 break
+        self.receive = None  # it leads back here, and would keep all of this until the collector comes
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -120,7 +120,9 @@ class Batcher:
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._scheduled = False
         batch = self._take()
-        if not batch:
+        if not batch:  # all of them had gone or were late
+            if self._waiting:
+                self._schedule(loop)
             return
         begun_s = time.monotonic()
         rows = sum([len(waiter.rows) for waiter in batch])

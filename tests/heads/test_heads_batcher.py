@@ -86,6 +86,16 @@ async def test_whoever_went_away_is_told_so_once_and_not_computed() -> None:
     assert batch.queue_rows == 0
 
 
+async def test_who_waits_behind_a_whole_batch_of_those_gone_is_answered() -> None:
+    batch = batcher(Doubling(), max_batch_rows=2)
+    dropped: list[Batched | Exception] = []
+    for _ in range(4):
+        batch.enter(rows(1), math.inf, dropped.append, lambda: True)
+    check(await asyncio.wait_for(batch.submit(rows(2)), 5), 2)
+    assert [type(outcome) for outcome in dropped] == [Abandoned] * 4
+    assert batch.queue_rows == 0
+
+
 async def test_a_caller_cancelled_while_running_harms_nobody() -> None:
     function = Doubling()
     function.go.clear()
