@@ -64,6 +64,7 @@ def test_ctrl_c_ends_the_run_with_what_was_measured() -> None:
 
 
 def test_a_second_ctrl_c_ends_at_once() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # uvloop leaves its own behind
     with fleet._interruption() as received:
         os.kill(os.getpid(), signal.SIGINT)
         assert received == [signal.SIGINT]
