@@ -13,6 +13,7 @@ from pairs import Row, Unserved
 from whole import Kernel, Pace, Soak, Start, TwoWorkers
 
 CONNECTIONS = 16  # at which shares and efficiencies are compared
+FORMS = ("json", "v2")  # npz is for convenience: a zip archive is slow to write for anybody
 SMALL, LARGE = ("a_1", "a_32"), ("a_256", "b_1", "b_32", "b_256")
 NOT_MEASURED = "not measured in this run"
 
@@ -76,7 +77,7 @@ def _of_the_start(start: Start | None) -> list[Goal]:
 
 
 def _of(rows: Sequence[Row], names: tuple[str, ...]) -> list[Row]:
-    return [row for row in rows if row.case in names]
+    return [row for row in rows if row.case in names and row.form in FORMS]
 
 
 def _least(what: str, least: float, peer: str, rows: Sequence[Row], value_of: Callable[[Row], float]) -> Goal:

@@ -60,7 +60,7 @@ TIMEOUT_HEADER = b"x-request-timeout-ms"
 PROBLEM_TYPE = "application/problem+json"
 
 NO_PARAMS: Mapping[str, str] = MappingProxyType({})
-# What stands in a header as it is: everything that ASCII prints, but the sign of the encoding itself is kept too.
+# What stands in a header as it is: all that ASCII prints.
 PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 

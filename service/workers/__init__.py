@@ -10,6 +10,7 @@ With one worker everything runs in this process. With more, this one only superv
 before anything heavy is imported. Nothing here knows what the application answers.
 """
 
+import contextlib
 import logging
 import socket
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from service.errors import StartError
 from service.settings import Settings
 from service.workers.meeting import listen, run_folder, url_of
+from service.workers.shares import Shares
 from service.workers.supervisor import EXIT_FAILED, Announce, Supervisor, one_line
 
 DEFAULT_APP = "service.app:create_app"
@@ -45,14 +47,16 @@ def _run_alone(
 
     url = url_of(listener)
     try:
-        clean = run(
-            create_app,
-            settings,
-            listener,
-            run_folder=folder,
-            slot=0,
-            on_ready=lambda served: announce(url, served),
-        )
+        with contextlib.closing(Shares(1)) as shares:
+            clean = run(
+                create_app,
+                settings,
+                listener,
+                run_folder=folder,
+                slot=0,
+                on_ready=lambda served: announce(url, served),
+                shares=shares,
+            )
     except Exception as error:
         _log.debug("the service stopped", exc_info=True)
         raise StartError(one_line(error)) from error

@@ -47,19 +47,6 @@ class Application(Protocol):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
 
 
-class _Uvicorn(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leave signals alone: uvicorn would raise them again at the end, and the exit code be 143."""
-        yield
-
-    def join(self) -> None:
-        """Be counted among those who accept, before anybody is told that this one is ready."""
-
-    def leave(self) -> None:
-        """Be counted no longer; alone it accepts until its end."""
-
-
 class _Counted(set[Any]):
     """uvicorn's set of open connections, which says when one has closed."""
 
@@ -72,8 +59,12 @@ class _Counted(set[Any]):
         self.on_closed()
 
 
-class _Sharing(_Uvicorn):
-    """uvicorn that takes its share of the connections to a socket from which other workers accept as well."""
+class _Server(uvicorn.Server):
+    """uvicorn that takes its share of the connections to a socket from which other workers may accept as well.
+
+    libuv accepts one connection in a turn of the loop: of 64 that come to a busy worker the last would wait for
+    64 turns, half a second where each of them asks for much.
+    """
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket, shares: Shares, slot: int) -> None:
         super().__init__(config)
@@ -97,7 +88,13 @@ class _Sharing(_Uvicorn):
         self.loop.add_reader(self.shares.waker(self.slot), self.on_waker)
         self.go_on()
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals alone: uvicorn would raise them again at the end, and the exit code be 143."""
+        yield
+
     def join(self) -> None:
+        """Be counted among those who accept, before anybody is told that this one is ready."""
         self.shares.listen(self.slot)
 
     def may_take(self) -> bool:
@@ -200,7 +197,7 @@ class _Sharing(_Uvicorn):
 class _Ending:
     """The order in which a server ends: unready, still accepting, accepting no more, finishing, cut short."""
 
-    def __init__(self, app: Application, server: _Uvicorn, settings: Settings) -> None:
+    def __init__(self, app: Application, server: _Server, settings: Settings) -> None:
         self.app = app
         self.server = server
         self.settings = settings
@@ -243,8 +240,8 @@ def run(
     run_folder: Path,
     slot: int,
     on_ready: Callable[[Served], None],
+    shares: Shares,
     lifeline: int | None = None,
-    shares: Shares | None = None,
 ) -> bool:
     """Serve until told to stop, and return whether every request was answered.
 
@@ -256,8 +253,8 @@ def run(
         Gets what the application serves once its lifespan has started.
     lifeline : int or None
         Read end of a pipe; that it closes means the same as SIGTERM.
-    shares : Shares or None
-        Where several workers accept from the listener: what each of them holds.
+    shares : Shares
+        What each of those who accept from the listener holds.
 
     Raises
     ------
@@ -270,18 +267,16 @@ def run(
     make = getattr(importlib.import_module(module), function)
     app: Application = make(settings, run_folder=run_folder, slot=slot, threads=settings.thread_count)
     config = _config(app, settings)
-    server = _Sharing(config, listener, shares, slot) if shares else _Uvicorn(config)
-    sockets = [] if shares else [listener]
+    server = _Server(config, listener, shares, slot)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_serve(server, sockets, _Ending(app, server, settings), on_ready, lifeline))
+            return runner.run(_serve(server, _Ending(app, server, settings), on_ready, lifeline))
         except asyncio.CancelledError:  # told to stop before it was ready
             return True
 
 
 async def _serve(
-    server: _Uvicorn,
-    sockets: list[socket.socket],
+    server: _Server,
     ending: _Ending,
     on_ready: Callable[[Served], None],
     lifeline: int | None,
@@ -303,7 +298,7 @@ async def _serve(
         _return_memory()
         server.join()
         on_ready(app.served())
-        await server.serve(sockets=sockets)
+        await server.serve(sockets=[])
     return not server.force_exit
 
 

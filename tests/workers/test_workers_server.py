@@ -19,7 +19,7 @@ from standin import Answering
 from service.settings import Settings
 from service.workers.meeting import listen
 from service.workers.protocol import Connection
-from service.workers.server import _config, _Ending, _serve, _Sharing
+from service.workers.server import _config, _Ending, _serve, _Server
 from service.workers.shares import Shares
 
 start = pytest.fixture(started)
@@ -265,14 +265,14 @@ UVLOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": Tr
 
 
 @contextlib.asynccontextmanager
-async def sharing(tmp_path: Path) -> AsyncIterator[_Sharing]:
+async def sharing(tmp_path: Path) -> AsyncIterator[_Server]:
     """The first of two workers, not running yet; the other one is played by the test."""
     with listen("127.0.0.1", 0) as listener, contextlib.closing(Shares(2)) as shares:
-        yield _Sharing(_config(Answering(0, tmp_path, 1), Settings()), listener, shares, 0)
+        yield _Server(_config(Answering(0, tmp_path, 1), Settings()), listener, shares, 0)
 
 
 @contextlib.asynccontextmanager
-async def running(tmp_path: Path) -> AsyncIterator[_Sharing]:
+async def running(tmp_path: Path) -> AsyncIterator[_Server]:
     async with sharing(tmp_path) as server:
         server.join()
         serving = asyncio.create_task(server.serve(sockets=[]))
@@ -283,7 +283,7 @@ async def running(tmp_path: Path) -> AsyncIterator[_Sharing]:
         assert server.shares.held[0] == 0
 
 
-def connected(server: _Sharing) -> socket.socket:
+def connected(server: _Server) -> socket.socket:
     return socket.create_connection(server.listener.getsockname(), 5)
 
 
@@ -318,6 +318,21 @@ async def test_a_shared_connection_is_like_any_other(tmp_path: Path) -> None:
                 "or answers wait for the client's ACK"
             )
             assert not os.get_inheritable(own.fileno())
+
+
+@UVLOOP
+@pytest.mark.anyio
+async def test_alone_it_accepts_all_that_wait_in_one_turn(tmp_path: Path) -> None:
+    """Libuv accepts one in a turn: the last of many would wait for as many turns of a busy loop."""
+    async with running(tmp_path) as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(40):
+                stack.enter_context(connected(server))
+            turns = 0
+            while server.shares.held[0] < 40:
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns <= 3
 
 
 @UVLOOP
@@ -369,7 +384,7 @@ async def test_it_is_counted_before_it_is_said_to_be_ready(tmp_path: Path) -> No
             server.should_exit = True
 
         ending = _Ending(Answering(0, tmp_path, 1), server, Settings())
-        assert await _serve(server, [], ending, on_ready, None)
+        assert await _serve(server, ending, on_ready, None)
     assert counted == [True]
 
 
