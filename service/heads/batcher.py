@@ -6,6 +6,7 @@ cancelled, late or at fault harms nobody else. It knows no model, no label and n
 """
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -23,6 +24,8 @@ from service.outcomes import Abandoned, Deliver, Gone, awaited, never
 Rows: TypeAlias = NDArray[Any]
 # Gets rows [n, …], returns arrays with n rows each.
 Function: TypeAlias = Callable[[Rows], tuple[Rows, ...]]
+
+_log = logging.getLogger("logitserve")
 
 # How fast the measured drain rate follows a change: the last ten or so batches count.
 RATE_WEIGHT = 0.1
@@ -213,10 +216,13 @@ class Batcher:
         rate = rows / max(running_s, 1e-9)
         self._rows_per_s += RATE_WEIGHT * (rate - self._rows_per_s) if self._rows_per_s else rate
         for waiter, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Exception):
-                waiter.deliver(answer)
-            else:
-                waiter.deliver(Batched(answer, rows, begun_s - waiter.entered_s))
+            try:
+                if isinstance(answer, Exception):
+                    waiter.deliver(answer)
+                else:
+                    waiter.deliver(Batched(answer, rows, begun_s - waiter.entered_s))
+            except Exception:  # noqa: BLE001 - against its contract, and no reason to leave the others waiting
+                _log.exception("a waiter failed at its outcome")
 
     def _refusal(self, rows: int) -> QueueFull:
         after_s = math.ceil(self.queue_rows / self._rows_per_s) if self._rows_per_s else 1

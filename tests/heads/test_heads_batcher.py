@@ -96,6 +96,16 @@ async def test_who_waits_behind_a_whole_batch_of_those_gone_is_answered() -> Non
     assert batch.queue_rows == 0
 
 
+async def test_a_waiter_that_fails_at_its_outcome_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_outcome: Batched | Exception) -> None:
+        raise ZeroDivisionError
+
+    batch = batcher(Doubling())
+    batch.enter(rows(1), math.inf, fail)
+    check(await asyncio.wait_for(batch.submit(rows(2)), 5), 2)
+    assert "a waiter failed" in caplog.text
+
+
 async def test_a_caller_cancelled_while_running_harms_nobody() -> None:
     function = Doubling()
     function.go.clear()
