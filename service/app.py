@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
+from service.api import v2
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
 from service.api.transport import Edge, Route, Shortcut, asgi
@@ -65,6 +66,7 @@ def create_app(
     )
     app.register(NativeDialect(scorer, metrics, limits).routes())
     app.register(V2Dialect(scorer, metrics, limits).routes())
+    edge.error_bodies = {"/v2": v2.error_body}
     app.register(Operations(edge, app.count, board, app.starting).routes())
     app.register(ModelList(repository.describe).routes())
     app.register(Documentation(app.openapi).routes())

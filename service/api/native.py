@@ -2,8 +2,9 @@
 
 from functools import partial
 
+from service.api.exchange import Answer, Exchange
 from service.api.scoring import Decoded, Encoded, Scoring
-from service.api.transport import Answer, Exchange, Route, conversed
+from service.api.transport import Route, conversed
 from service.metrics import Metrics
 from service.outcomes import Deliver
 from service.scorer import Scorer

@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from service.api.transport import Answer, Edge, Exchange, Route, header_lines
+from service.api.exchange import Answer, Exchange, header_lines
+from service.api.transport import Edge, Route
 from service.errors import NotFound, NotReady
 from service.metrics import Board, Exposition, Values, summed
 

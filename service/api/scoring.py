@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from service.api.transport import Answer, Exchange, header_lines
+from service.api.exchange import Answer, Exchange, header_lines
 from service.metrics import Metrics
 from service.outcomes import Deliver
 from service.scorer import INLINE_COST, Scorer

@@ -4,8 +4,9 @@ from functools import partial
 
 import orjson
 
+from service.api.exchange import Answer, Exchange
 from service.api.scoring import COST_OF_JSON_BYTE, COST_OF_JSON_NUMBER, Decoded, Encoded, Scoring
-from service.api.transport import Answer, Exchange, Route, conversed
+from service.api.transport import Route, conversed
 from service.errors import RequestError
 from service.metrics import Metrics
 from service.outcomes import Deliver

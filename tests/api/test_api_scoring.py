@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from service.api.exchange import Answer, Exchange
 from service.api.scoring import Decode, Decoded, Encoded, Scoring
-from service.api.transport import Answer, Exchange
 from service.errors import Invalid, QueueFull, TooLarge, UnsupportedMedia
 from service.metrics import Metrics
 from service.outcomes import Deliver, Gone, awaited

@@ -9,23 +9,18 @@ import httpx
 import pytest
 from starlette.exceptions import HTTPException
 
+from service.api.exchange import Answer, ErrorBody, Exchange, Message, Receive, header_lines
 from service.api.transport import (
     EXCHANGE,
     REQUEST_ID_CHARACTERS,
-    Answer,
     Begin,
     Edge,
     Endpoint,
-    ErrorBody,
-    Exchange,
-    Message,
-    Receive,
     Route,
     Scope,
     Send,
     asgi,
     conversed,
-    header_lines,
 )
 from service.errors import Invalid, NotReady, Offence, QueueFull, RequestError
 from service.metrics import Metrics
@@ -264,15 +259,6 @@ async def test_the_caller_may_not_lengthen_the_deadline() -> None:
     assert seen == pytest.approx([2, 1.5, 2, 2])
 
 
-@pytest.mark.parametrize("bad", ["0", "-1", "1.5", "soon", "", "\u00b2"])
-async def test_a_deadline_that_is_no_number_of_milliseconds_is_refused(bad: str) -> None:
-    transport = httpx.ASGITransport(app=Wrapped(echo))
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        answer = await client.post("/", headers=[(b"x-request-timeout-ms", bad.encode("latin-1"))])
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["path"] == "X-Request-Timeout-Ms"
-
-
 async def test_requests_and_errors_are_counted_under_the_path_template() -> None:
     wrapped = Wrapped(raising(Invalid("rank", "scalar", path="logits")))
     await wrapped.post()
@@ -290,6 +276,20 @@ async def test_requests_of_no_route_share_one_label() -> None:
     wrapped.app = no_route
     await wrapped.post()
     assert wrapped.metrics.values["logitserve_requests"] == {("unmatched", "POST", "404"): 1}
+
+
+async def test_where_no_route_matches_errors_have_the_form_of_those_that_begin_alike() -> None:
+    wrapped = Wrapped(raising(ZeroDivisionError()))
+
+    async def no_route(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise HTTPException(404)
+
+    wrapped.app = no_route
+    wrapped.edge.error_bodies = {"/thing": lambda error: (418, error.code.encode(), "text/plain")}
+    answer = await wrapped.post()
+    assert (answer.status_code, answer.text) == (418, "unknown_route")
+    wrapped.edge.error_bodies = {"/others": lambda error: (418, error.code.encode(), "text/plain")}
+    assert (await wrapped.post()).headers["content-type"] == "application/problem+json"
 
 
 async def test_while_draining_every_answer_closes_its_connection() -> None:

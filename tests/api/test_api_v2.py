@@ -214,3 +214,14 @@ async def test_the_documented_examples_run(client: httpx.AsyncClient, name: str)
     answer = await client.post("/v2/models/softmax/infer", json=v2_schemas.EXAMPLES[name]["value"])
     assert answer.status_code == 200
     assert answer.json()["outputs"][0]["shape"] == [2, 3]
+
+
+async def test_unknown_routes_and_methods_under_v2_answer_as_the_protocol_does(
+    client: httpx.AsyncClient,
+) -> None:
+    missing = await client.get("/v2/nothing")
+    assert (missing.status_code, missing.headers["content-type"]) == (404, "application/json")
+    assert missing.json() == {"error": "there is nothing at this path; /docs lists what there is"}
+    method = await client.get(HEAD)
+    assert (method.status_code, method.headers["allow"]) == (405, "POST")
+    assert method.json() == {"error": "this path answers POST only"}
