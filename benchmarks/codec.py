@@ -19,6 +19,7 @@ from service.finishing import finish
 from service.settings import Settings
 from service.types import HeadInfo, ScoreRequest, ScoreResult
 from service.wire import native, v2
+from service.wire.inference import Inference
 from service.wire.limits import Limits
 from service.wire.media import JSON, NPZ
 
@@ -125,9 +126,7 @@ def codec(case: Case, form: Form, request: Request) -> tuple[Decode, Encode]:
     return decode, partial(_encode_native, NPZ if form == "npz" else JSON)
 
 
-def _encode_v2(
-    asked: v2.Inference, _request: ScoreRequest, result: ScoreResult
-) -> tuple[bytes, dict[str, str]]:
+def _encode_v2(asked: Inference, _request: ScoreRequest, result: ScoreResult) -> tuple[bytes, dict[str, str]]:
     body = v2.encode(asked, result)
     return body.content, {} if body.json_bytes is None else {cases.V2_HEADER_BYTES: str(body.json_bytes)}
 

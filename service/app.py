@@ -23,8 +23,8 @@ from service.heads.repository import Repository
 from service.metrics import Board, Metrics, Values
 from service.scorer import BatchLimits, Scorer
 from service.settings import Settings
+from service.wire.inference import OPERATIONS
 from service.wire.limits import Limits
-from service.wire.v2 import OPERATIONS
 
 DESCRIPTION = """Probabilities, classes and exact cross-entropy from logits or features.
 

@@ -34,7 +34,10 @@ def finish(request: ScoreRequest, raw_logits: FloatArray, head: Head | None = No
 
 def names_of(request: ScoreRequest, classes: NDArray[np.int64]) -> Output:
     """Name classes of any shape, as nested lists."""
-    names: Output = np.asarray(request.class_names, dtype=np.str_)[classes].tolist()
+    if not classes.ndim:
+        return request.class_names[int(classes)] if request.class_names else None
+    # Not as numpy's text, which gives every name the room of the longest.
+    names: Output = np.asarray(request.class_names, np.object_)[classes].tolist()
     return names
 
 

@@ -163,7 +163,7 @@ class Scorer:
                     ScoreResult(outputs, shape[0], request.head, outcome.batch_rows, outcome.seconds_queued)
                 )
             elif names != LOGITS:
-                deliver(_result(request, outcome, _plain_outputs(request, names, outcome.arrays)))
+                deliver(_attempt(math.inf, _plain_result, (request, outcome, names)))
             else:
                 logits = cast("FloatArray", outcome.arrays[0].reshape(*shape, head.info.num_classes))
                 self.run(logits.size, deadline_s, deliver, _finish_batched, request, outcome, logits, head)
@@ -225,10 +225,8 @@ _NORMALISED: dict[str, Callable[[softmax.Normalised], NDArray[np.generic]]] = {
 }
 
 
-def _plain_outputs(
-    request: ScoreRequest, names: tuple[str, ...], arrays: tuple[NDArray[np.generic], ...]
-) -> dict[str, Output]:
-    made: dict[str, NDArray[Any]] = dict(zip(names, arrays, strict=True))
+def _plain_result(request: ScoreRequest, batched: Batched, names: tuple[str, ...]) -> ScoreResult:
+    made: dict[str, NDArray[Any]] = dict(zip(names, batched.arrays, strict=True))
     batch_shape = request.values.shape[:-1]
     outputs: dict[str, Output] = {}
     for name in request.outputs:
@@ -238,7 +236,7 @@ def _plain_outputs(
             outputs[name] = made[name].reshape(batch_shape)
         else:
             outputs[name] = made[name].reshape(*batch_shape, made[name].shape[-1])
-    return outputs
+    return _result(request, batched, outputs)
 
 
 def _result(request: ScoreRequest, batched: Batched, outputs: dict[str, Output]) -> ScoreResult:

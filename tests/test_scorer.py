@@ -250,6 +250,21 @@ async def test_a_request_whose_logits_overflow_fails_alone(tmp_path: Path) -> No
     scorer.close()
 
 
+async def test_a_share_that_cannot_be_finished_fails_and_nobody_waits_for_ever(
+    scorer: Scorer, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_request: ScoreRequest, _classes: object) -> None:
+        raise ZeroDivisionError
+
+    info = repository.info("digits", None)
+    rows = np.zeros((1, 64), np.float32)
+    request = ScoreRequest("predict", rows, 1, info.dtype, ("probabilities", "predicted_names"), head=info)
+    monkeypatch.setattr("service.scorer.names_of", broken)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(scorer.score(request), 5)
+    assert (await scorer.score(request._replace(outputs=("probabilities",)))).rows == 1
+
+
 async def test_a_large_request_runs_in_pieces(repository: Repository) -> None:
     scorer = Scorer(repository, BatchLimits(batch_rows=4))
     rows = np.tile(FEATURES, (7, 1))

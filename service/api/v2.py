@@ -13,6 +13,7 @@ from service.outcomes import Deliver
 from service.scorer import Scorer
 from service.types import ScoreResult
 from service.wire import v2, v2_schemas
+from service.wire.inference import Inference
 from service.wire.limits import Limits
 
 # Exactly so, without a charset: clients of the protocol read errors only then.
@@ -79,7 +80,7 @@ def error_body(error: RequestError) -> tuple[int, bytes, str]:
     return status, orjson.dumps({"error": error.detail}), JSON
 
 
-def _encode(asked: v2.Inference, result: ScoreResult) -> Encoded:
+def _encode(asked: Inference, result: ScoreResult) -> Encoded:
     body = v2.encode(asked, result)
     if body.json_bytes is None:
         return Encoded(body.content, JSON)

@@ -4,7 +4,9 @@ Raw bytes are little-endian, row by row. They are not copied on the way in unles
 on the way out. Which tensors a message has, and what they mean, is not known here.
 """
 
+import contextlib
 import math
+import struct
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,9 +22,30 @@ from service.wire import nested
 from service.wire.json_reader import name_of
 from service.wire.limits import Limits
 
-FP32, FP64, INT64 = np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8")
-DATATYPES: dict[str, np.dtype[Any]] = {"FP32": FP32, "FP64": FP64, "INT64": INT64}
-_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+FP16, FP32, FP64, INT64 = np.dtype("<f2"), np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8")
+# How the elements of each datatype lie. numpy has no type for BF16, which is the upper half of a float32, nor for
+# BYTES, each element of which is its length and as many bytes.
+BF16, BYTES = np.dtype("<u2"), np.dtype(np.object_)
+DATATYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("<i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": INT64,
+    "FP16": FP16,
+    "BF16": BF16,
+    "FP32": FP32,
+    "FP64": FP64,
+    "BYTES": BYTES,
+}
+# What answers are written in.
+_NAMES = {FP32: "FP32", FP64: "FP64", INT64: "INT64", BYTES: "BYTES"}
+# The length of an element of BYTES.
+_LENGTH = struct.Struct("<I")
 
 # So many descriptions of answers are remembered, some 300 bytes each.
 REMEMBERED = 256
@@ -52,19 +75,58 @@ def view(body: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int)
     return array if array.flags.aligned else array.copy()
 
 
+def check_size(datatype: str, shape: tuple[int, ...], size_bytes: int, *, name: str) -> None:
+    """Check how many raw bytes a tensor is said to have; each element of BYTES has a length of its own."""
+    count = math.prod(shape)
+    if datatype == "BYTES":
+        fits, expected = size_bytes >= count * _LENGTH.size, f"at least {count * _LENGTH.size}"
+    else:
+        expected_bytes = count * DATATYPES[datatype].itemsize
+        fits, expected = size_bytes == expected_bytes, str(expected_bytes)
+    if not fits:
+        message = f"expected binary_data_size {expected} by datatype and shape, got {size_bytes}"
+        raise Malformed("malformed_tensor", message, path=name)
+
+
+def read_raw(
+    body: bytes, datatype: str, shape: tuple[int, ...], offset: int, size_bytes: int, *, name: str
+) -> NDArray[Any] | list[Any]:
+    """Read a tensor from bytes of the body, of a size that `check_size` has passed.
+
+    Returns
+    -------
+    array of `shape`, or nested lists of str
+        The array lies over the body where it can: BF16 becomes float32, and BYTES text.
+
+    Raises
+    ------
+    Malformed
+        `malformed_tensor`: elements of BYTES that do not end with it, or are no UTF-8.
+    """
+    if datatype == "BYTES":
+        texts = _read_texts(body, math.prod(shape), offset, size_bytes, name=name)
+        return _as_lists(np.fromiter(texts, BYTES, len(texts)).reshape(shape))
+    array = view(body, DATATYPES[datatype], shape, offset)
+    return _widen(array) if datatype == "BF16" else array
+
+
 def read_data(
-    data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], limits: Limits, *, name: str, code: str
-) -> NDArray[Any]:
+    data: Any, datatype: str, shape: tuple[int, ...], limits: Limits, *, name: str, code: str
+) -> NDArray[Any] | list[Any]:
     """Read JSON data, nested as the shape says or flat.
 
     Parameters
     ----------
-    data : number or lists of numbers
+    data : number, true or false, str, or lists of them
         The strings "NaN", "Infinity" and "-Infinity" are the floats that JSON lacks.
-    dtype : one of `DATATYPES`
-        Floats are rounded to it; integers must be that in JSON too.
+    datatype : one of `DATATYPES`
+        Floats are rounded to it; integers must be within it. BF16 becomes float32.
     name, code : str
         The tensor, and the error of one that holds something else.
+
+    Returns
+    -------
+    array of `shape`, or for BYTES nested lists of str
 
     Raises
     ------
@@ -75,16 +137,18 @@ def read_data(
     TooLarge
         `elements_too_many`.
     """
-    array: NDArray[Any]
-    if dtype == INT64:
-        array = _read_integers(data, limits, name=name, code=code)
+    is_float = datatype == "BF16" or DATATYPES[datatype].kind == "f"
+    if is_float:
+        found = nested.read_floats(data, limits, path=name, code=code)
     else:
-        array = nested.read_floats(data, limits, path=name, code=code)
-    if array.shape not in {shape, (math.prod(shape),)}:
-        message = f"expected data of shape {_shown(shape)} or all of it flat, got shape {_shown(array.shape)}"
+        found = _read_elements(nested.flatten(data, limits, path=name), datatype, name=name, code=code)
+    if found.shape not in {shape, (math.prod(shape),)}:
+        message = f"expected data of shape {_shown(shape)} or all of it flat, got shape {_shown(found.shape)}"
         raise Malformed("malformed_tensor", message, path=name)
-    array = array.reshape(shape)
-    return checks.round_to(array, FP32, path=name) if dtype == FP32 else array
+    array = found.reshape(shape)
+    if is_float:
+        return _round(array, datatype, name=name, code=code)
+    return _as_lists(array) if datatype == "BYTES" else array
 
 
 def write(
@@ -103,39 +167,41 @@ def write(
         What stands beside the tensors.
     key : str
         Where the tensors are described: "inputs" or "outputs".
-    arrays : mapping of name to float32, float64 or int64 array
+    arrays : mapping of name to array of float32, float64 or int64, or object array of str
     binary : frozenset of str
         Those that follow the JSON as raw bytes; the others are flat data in it.
     all_digits : bool
         Whether float32 data get all their digits: those that suffice may round to a neighbour by way of the
         float64 that JSON is read as.
     """
-    if binary.issuperset(arrays) and not said.keys() & _VARYING:
+    is_plain = binary.issuperset(arrays) and not said.keys() & _VARYING
+    if is_plain and all(array.dtype != BYTES for array in arrays.values()):
         shapes = tuple([(name, array.dtype.char, array.shape) for name, array in arrays.items()])
         text, json_bytes = _remembered(tuple(said.items()), key, shapes)
-        raws = list(arrays.values())
+        raws = [_raw(array) for array in arrays.values()]
     else:
-        raws = [array for name, array in arrays.items() if name in binary]
-        entries = [
-            _entry(name, array.dtype, array.shape, raw=name in binary) for name, array in arrays.items()
-        ]
-        for entry, (name, array) in zip(entries, arrays.items(), strict=True):
-            if name not in binary:
+        raws, entries = [], []
+        for name, array in arrays.items():
+            if name in binary:
+                raws.append(_raw(array))
+                entries.append(_entry(name, array.dtype, array.shape, memoryview(raws[-1]).nbytes))
+            else:
                 widened = all_digits and array.dtype == FP32
-                entry["data"] = _data(array.astype(np.float64) if widened else array)
+                data = _data(array.astype(np.float64) if widened else array)
+                entries.append(_entry(name, array.dtype, array.shape) | {"data": data})
         text, json_bytes = _text(said, key, entries)
     if json_bytes is None:
         return Body(text, None)
-    tensors: list[Any] = [_raw(array) for array in raws]
-    return Body(b"".join([text, *tensors]), json_bytes)
+    return Body(b"".join([text, *raws]), json_bytes)
 
 
-def _entry(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], *, raw: bool) -> dict[str, Any]:
+def _entry(
+    name: str, dtype: np.dtype[Any], shape: tuple[int, ...], size_bytes: int | None = None
+) -> dict[str, Any]:
     """Describe a tensor; the number of its bytes says that they follow."""
-    little = dtype.newbyteorder("<")
-    entry: dict[str, Any] = {"name": name, "datatype": _NAMES[little], "shape": shape}
-    if raw:
-        entry["parameters"] = {"binary_data_size": math.prod(shape) * dtype.itemsize}
+    entry: dict[str, Any] = {"name": name, "datatype": _NAMES[dtype.newbyteorder("<")], "shape": shape}
+    if size_bytes is not None:
+        entry["parameters"] = {"binary_data_size": size_bytes}
     return entry
 
 
@@ -153,12 +219,18 @@ def _remembered(
     said: tuple[tuple[str, Any], ...], key: str, shapes: tuple[tuple[str, str, tuple[int, ...]], ...]
 ) -> Body:
     """Write the JSON of a message whose tensors are all raw: callers ask for the same few shapes again and again."""
-    entries = [_entry(name, np.dtype(char), shape, raw=True) for name, char, shape in shapes]
+    entries = []
+    for name, char, shape in shapes:
+        dtype = np.dtype(char)
+        entries.append(_entry(name, dtype, shape, math.prod(shape) * dtype.itemsize))
     return _text(dict(said), key, entries)
 
 
-def _raw(array: NDArray[Any]) -> NDArray[Any]:
+def _raw(array: NDArray[Any]) -> Any:
     """Lay an array out as the protocol sends it; one that lies so is not copied."""
+    if array.dtype == BYTES:
+        texts = [text.encode() for text in array.ravel().tolist()]
+        return b"".join([part for text in texts for part in (_LENGTH.pack(len(text)), text)])
     if IS_LITTLE and array.flags.c_contiguous and array.dtype.isnative:
         return array
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
@@ -166,6 +238,8 @@ def _raw(array: NDArray[Any]) -> NDArray[Any]:
 
 def _data(array: NDArray[Any]) -> Any:
     """Make flat data that orjson writes without loss: it would write null for every infinity."""
+    if array.dtype == BYTES:
+        return array.ravel().tolist()
     flat = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).ravel()
     if flat.dtype.kind != "f" or np.isfinite(flat).all():
         return flat
@@ -175,15 +249,81 @@ def _data(array: NDArray[Any]) -> Any:
     return leaves
 
 
-def _read_integers(data: Any, limits: Limits, *, name: str, code: str) -> NDArray[np.int64]:
-    flat = nested.flatten(data, limits, path=name)
+def _read_elements(flat: nested.Flat, datatype: str, *, name: str, code: str) -> NDArray[Any]:
+    """Read what has no fractions: integers within their datatype, true and false, or text."""
+    dtype = DATATYPES[datatype]
+    kind: type = {"b": bool, "O": str}.get(dtype.kind, int)
+    if flat.types <= {kind}:
+        with contextlib.suppress(OverflowError):
+            return np.fromiter(flat.leaves, dtype, len(flat.leaves)).reshape(flat.shape)
+    least, most = _span(dtype)
+
+    def offends(leaf: Any) -> bool:
+        return type(leaf) is not kind or (type(leaf) is int and not least <= leaf <= most)
+
+    place, got = nested.first_offender(flat, offends)
+    expected = {bool: "true or false", str: "a string"}.get(kind, f"an integer of {dtype.itemsize * 8} bits")
+    raise Invalid(code, f"expected {expected} ({datatype}), got {name_of(got)}", path=name + place)
+
+
+def _span(dtype: np.dtype[Any]) -> tuple[int, int]:
+    if dtype.kind not in "iu":
+        return 0, 0
+    info = np.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def _round(array: NDArray[Any], datatype: str, *, name: str, code: str) -> NDArray[Any]:
+    """Round floats to a datatype; the two short ones are for callers who had them so, and lose nothing."""
+    if datatype == "FP64":
+        return array
+    rounded: NDArray[Any] = checks.round_to(array, FP32, path=name)
+    if datatype == "FP16":
+        with np.errstate(over="ignore"):
+            rounded = array.astype(FP16)
+    elif datatype == "BF16":
+        bits = rounded.view(np.uint32)
+        to_even = (bits + (0x7FFF + (bits >> 16 & 1))) & 0xFFFF0000
+        rounded = np.where(np.isnan(rounded), rounded, to_even.view(np.float32))
+    beyond = np.isinf(rounded) & np.isfinite(array)
+    if beyond.any():
+        index = int(np.argmax(beyond))
+        place = nested.subscripts_at(index, array.shape)
+        message = f"expected a number within {datatype}, got {array.ravel()[index]:.9g}"
+        raise Invalid(code, message, path=name + place)
+    return rounded
+
+
+def _widen(halves: NDArray[Any]) -> NDArray[np.float32]:
+    """Make float32 of BF16, each of which is its upper half."""
+    return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _read_texts(body: bytes, count: int, offset: int, size_bytes: int, *, name: str) -> list[str]:
+    texts: list[str] = []
+    end = offset + size_bytes
     try:
-        if flat.types <= {int}:
-            return np.fromiter(flat.leaves, np.int64, len(flat.leaves)).reshape(flat.shape)
-    except OverflowError:
-        pass  # orjson has integers of 64 bits without a sign
-    place, got = nested.first_offender(flat, lambda leaf: type(leaf) is not int or leaf >= 1 << 63)
-    raise Invalid(code, f"expected an integer of 64 bits, got {name_of(got)}", path=name + place)
+        for _ in range(count):
+            start = offset + _LENGTH.size
+            offset = start + _LENGTH.unpack_from(body, offset)[0]
+            if offset > end:
+                break
+            texts.append(body[start:offset].decode())
+    except struct.error:  # the body ends within a length
+        pass
+    except UnicodeDecodeError:
+        place = nested.subscripts([len(texts)])
+        raise Malformed("malformed_tensor", "expected text in UTF-8", path=name + place) from None
+    if len(texts) == count and offset == end:
+        return texts
+    message = f"expected {count} elements, each behind its length in 4 bytes, to be {size_bytes} bytes"
+    raise Malformed("malformed_tensor", message, path=name)
+
+
+def _as_lists(texts: NDArray[Any]) -> list[Any]:
+    """Nest text as JSON would bring it."""
+    lists: list[Any] = texts.tolist()
+    return lists
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -5,7 +5,6 @@ tensors are laid out is known to `tensors`, and what they and the options mean t
 header is known here: the length of the JSON part, without which a body cannot be read.
 """
 
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -15,42 +14,28 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.errors import Invalid, Malformed, NotFound
-from service.types import HeadInfo, Operation, Output, ScoreRequest, ScoreResult
+from service.errors import Invalid, Malformed
+from service.types import HeadInfo, Operation, ScoreResult
 from service.wire import tensors
-from service.wire.fields import HeadOf, assemble
+from service.wire.fields import HeadOf
+from service.wire.inference import (
+    TYPE_CODES,
+    Asked,
+    Inference,
+    Wanted,
+    answer_of,
+    check_input,
+    check_wanted,
+    compose,
+    operation_of,
+    read_options,
+    read_wanted,
+)
 from service.wire.json_reader import name_of, read_object
 from service.wire.limits import Limits, check_elements
-from service.wire.options import FIELDS, unknown_name
 from service.wire.tensors import DATATYPES, Body, write
 
 JSON_LENGTH = "Inference-Header-Content-Length"
-
-# The models that need no head; a head of the same name is reached by the native routes.
-OPERATIONS: dict[str, Operation] = {"softmax": "softmax", "loss": "loss"}
-
-# What may be sent as a tensor, and the error of one that holds something else.
-_TYPE_CODES = {
-    "features": "features_type",
-    "logits": "logits_type",
-    "labels": "labels_type",
-    "class_weight": "class_weight_value",
-    "sample_weight": "sample_weight_value",
-}
-# What the protocol or the path says already, so that it is no option here.
-_NO_OPTIONS = {*_TYPE_CODES, "model", "version", "outputs"}
-# The protocol's own words that change no number: they are read over.
-_RESERVED = {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"}
-# These would change what an output is: to read over them would be to answer something else.
-_UNSUPPORTED = ("classification", "shared_memory_region")
-_NO_TENSORS = {"predicted_names", "top_names", "contributions"}
-
-# Unasked, a model answers all the outputs that it names as its own: the protocol says so.
-_DEFAULTS: dict[Operation, tuple[str, ...]] = {
-    "softmax": ("probabilities", "classes", "log_probabilities"),
-    "loss": ("loss", "losses", "count"),
-    "predict": ("probabilities", "classes", "log_probabilities", "logits"),
-}
 
 # So many JSON parts of at most so many bytes are remembered: a few MB at worst.
 _REMEMBERED, _REMEMBERED_BYTES = 128, 2048
@@ -64,41 +49,21 @@ _UNLIMITED = Limits(sys.maxsize, sys.maxsize, sys.maxsize, sys.maxsize)
 _KINDS = {str: "a string", bool: "true or false", int: "an integer", list: "a list", dict: "an object"}
 
 
-class Inference(NamedTuple):
-    """One request of the protocol: what to score, and how the answer is to look.
-
-    `model` and `id` are echoed; `binary` are the outputs to be answered as raw bytes.
-    """
-
-    request: ScoreRequest
-    model: str
-    id: str | None = None
-    binary: frozenset[str] = frozenset()
-
-
 class _Input(NamedTuple):
     """A tensor as the JSON describes it; `size_bytes` are behind the JSON, or else `data` are in it."""
 
     name: str
-    dtype: np.dtype[Any]
+    datatype: str
     shape: tuple[int, ...]
     size_bytes: int | None
     data: Any
 
 
-class _Asked(NamedTuple):
-    """What the JSON part says; `binary` are those of the outputs that are raw bytes, `all_binary` if none are listed."""
+class _Said(NamedTuple):
+    """What the JSON part says."""
 
     inputs: tuple[_Input, ...]
-    options: dict[str, Any]
-    outputs: tuple[str, ...]
-    binary: frozenset[str]
-    all_binary: bool
-    id: str | None
-
-
-# What a body without JSON asks for.
-_BARE = _Asked((), {}, (), frozenset(), all_binary=True, id=None)
+    asked: Asked
 
 
 def decode(
@@ -123,27 +88,18 @@ def decode(
     RequestError
         The first fault: of the bytes, of the protocol, then in the order of `fields.assemble`.
     """
-    operation = OPERATIONS.get(model, "predict")
-    if operation != "predict" and version is not None:
-        raise NotFound("unknown_version", f"{model} is an operation, which has no versions", path="version")
+    operation = operation_of(model, version)
+    fields: dict[str, Any]
     if json_length == "0":
         head = head_of(model, version) if operation == "predict" else None
-        asked = _BARE
-        fields: dict[str, Any] = {"features": _read_bare(body, head)}
+        asked, fields = Asked(binary_default=True), {"features": _read_bare(body, head)}
     else:
         json_bytes = _read_length(json_length, len(body))
         # Clients of raw tensors send the same JSON again and again, and all but the tensors depends on it alone.
         known = json_length is not None and json_bytes <= _REMEMBERED_BYTES
-        asked = (_remembered if known else _read_json)(body[:json_bytes], operation, limits)
-        fields = _read_tensors(asked.inputs, body, json_bytes, limits)
-    fields |= asked.options
-    fields["outputs"] = list(asked.outputs or _default_outputs(operation, fields))
-    named = (model, version) if operation == "predict" else None
-    request = assemble(operation, fields, limits=limits, head_of=head_of, named=named)
-    binary = asked.binary
-    if not asked.outputs and asked.all_binary:
-        binary = frozenset(request.outputs)
-    return Inference(request, model, asked.id, binary)
+        inputs, asked = (_remembered if known else _read_json)(body[:json_bytes], operation, limits)
+        fields = _read_tensors(inputs, body, json_bytes, limits)
+    return compose(operation, model, version, asked, fields, limits=limits, head_of=head_of)
 
 
 def json_bytes_worth(body: bytes, json_length: str | None) -> int:
@@ -155,14 +111,13 @@ def json_bytes_worth(body: bytes, json_length: str | None) -> int:
 
 
 def encode(asked: Inference, result: ScoreResult) -> Body:
-    """Write one answer; the mean of nothing is a tensor of nothing."""
+    """Write one answer."""
     said: dict[str, Any] = {"model_name": asked.model}
     if result.head is not None:
         said["model_version"] = result.head.version
     if asked.id is not None:
         said["id"] = asked.id
-    arrays = {name: _as_tensor(value, asked.request) for name, value in result.outputs.items()}
-    return write(said, "outputs", arrays, asked.binary)
+    return write(said, "outputs", answer_of(asked, result), asked.binary)
 
 
 def encode_request(
@@ -177,7 +132,7 @@ def encode_request(
 
     Parameters
     ----------
-    inputs : mapping of name to float32, float64 or int64 array
+    inputs : mapping of name to array of float32, float64 or int64, or object array of str
     outputs : sequence of str
         What to answer; all that the model has where empty.
     parameters : mapping of option to value, or None
@@ -198,14 +153,17 @@ def decode_result(body: bytes, json_length: str | None) -> dict[str, NDArray[Any
     offset = len(body) if json_length is None else int(json_length)
     found: dict[str, NDArray[Any]] = {}
     for output in orjson.loads(body[:offset])["outputs"]:
-        name, dtype, shape = output["name"], DATATYPES[output["datatype"]], tuple(output["shape"])
-        if "data" in output:
-            found[name] = tensors.read_data(
-                output["data"], dtype, shape, _UNLIMITED, name=name, code="logits_type"
+        name, datatype, shape = output["name"], output["datatype"], tuple(output["shape"])
+        size_bytes = output.get("parameters", {}).get("binary_data_size")
+        read: NDArray[Any] | list[Any]
+        if size_bytes is None:
+            read = tensors.read_data(
+                output["data"], datatype, shape, _UNLIMITED, name=name, code="logits_type"
             )
         else:
-            found[name] = tensors.view(body, dtype, shape, offset)
-            offset += found[name].nbytes
+            read = tensors.read_raw(body, datatype, shape, offset, size_bytes, name=name)
+            offset += size_bytes
+        found[name] = read if isinstance(read, np.ndarray) else np.asarray(read, np.object_)
     return found
 
 
@@ -233,15 +191,15 @@ def _read_bare(body: bytes, head: HeadInfo | None) -> NDArray[Any]:
     return tensors.view(body, head.dtype.newbyteorder("<"), (rows, head.num_features), 0)
 
 
-def _read_json(text: bytes, operation: Operation, limits: Limits) -> _Asked:
+def _read_json(text: bytes, operation: Operation, limits: Limits) -> _Said:
     said = read_object(text, limits.json_depth)
     inputs = tuple(_read_inputs(operation, said, limits))
     parameters = _member(said, "parameters", dict) or {}
     all_binary = bool(_member(parameters, "binary_data_output", bool, "parameters."))
-    options = _read_options(operation, parameters)
-    outputs = _read_outputs(said, all_binary=all_binary)
-    binary = frozenset([name for name, as_bytes in outputs.items() if as_bytes])
-    return _Asked(inputs, options, tuple(outputs), binary, all_binary, _member(said, "id", str))
+    options = read_options(operation, parameters)
+    # The request's word holds where an output does not say: some servers forget it for listed outputs, the
+    # protocol's text does not.
+    return _Said(inputs, Asked(options, _read_outputs(said), all_binary, _member(said, "id", str)))
 
 
 _remembered = lru_cache(_REMEMBERED)(_read_json)
@@ -251,39 +209,33 @@ def _read_inputs(operation: Operation, said: Mapping[str, Any], limits: Limits) 
     names: set[str] = set()
     for place, entry in _entries(said, "inputs"):
         name = _required(entry, "name", str, place)
-        if name not in _TYPE_CODES or name not in FIELDS[operation]:
-            known = [known for known in _TYPE_CODES if known in FIELDS[operation]]
-            raise Invalid("unknown_field", unknown_name(name, known), path=f"{place}name")
-        if name in names:
-            raise Invalid("unknown_field", f"expected {name!r} once", path=f"{place}name")
+        check_input(operation, name, names, place)
         names.add(name)
-        dtype, shape = _read_description(entry, place)
+        datatype, shape = _read_description(entry, place)
         check_elements(shape, limits, path=name)
         parameters = _member(entry, "parameters", dict, place) or {}
         size_bytes = _member(parameters, "binary_data_size", int, f"{place}parameters.")
         if (entry.get("data") is None) == (size_bytes is None):
             message = "expected exactly one of data and parameters.binary_data_size"
             raise Invalid("missing_field", message, path=f"{place}data")
-        expected_bytes = math.prod(shape) * dtype.itemsize
-        if size_bytes not in {None, expected_bytes}:
-            message = f"expected binary_data_size {expected_bytes} by datatype and shape, got {size_bytes}"
-            raise Malformed("malformed_tensor", message, path=name)
-        yield _Input(name, dtype, shape, size_bytes, entry.get("data"))
+        if size_bytes is not None:
+            tensors.check_size(datatype, shape, size_bytes, name=name)
+        yield _Input(name, datatype, shape, size_bytes, entry.get("data"))
 
 
 def _read_tensors(inputs: Iterable[_Input], body: bytes, offset: int, limits: Limits) -> dict[str, Any]:
     """Lay the arrays over the body, in the order of their description."""
     found: dict[str, Any] = {}
-    for name, dtype, shape, size_bytes, data in inputs:
+    for name, datatype, shape, size_bytes, data in inputs:
+        code = TYPE_CODES[name]
         if size_bytes is None:
-            code = _TYPE_CODES[name]
-            found[name] = tensors.read_data(data, dtype, shape, limits, name=name, code=code)
+            found[name] = tensors.read_data(data, datatype, shape, limits, name=name, code=code)
             continue
         if offset + size_bytes > len(body):
             missing = f"expecting {offset + size_bytes - len(body)} additional bytes"
             message = f"unexpected size for input {name!r}, {missing}"
             raise Malformed("malformed_tensor", message, path=name)
-        found[name] = tensors.view(body, dtype, shape, offset)
+        found[name] = tensors.read_raw(body, datatype, shape, offset, size_bytes, name=name)
         offset += size_bytes
     if offset != len(body):
         message = f"unexpected additional input data: {len(body) - offset} bytes behind the last input"
@@ -291,7 +243,7 @@ def _read_tensors(inputs: Iterable[_Input], body: bytes, offset: int, limits: Li
     return found
 
 
-def _read_description(entry: Mapping[str, Any], place: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _read_description(entry: Mapping[str, Any], place: str) -> tuple[str, tuple[int, ...]]:
     datatype = _required(entry, "datatype", str, place)
     if datatype not in DATATYPES:
         message = f"expected one of {', '.join(DATATYPES)}; got {datatype[:40]!r}"
@@ -299,48 +251,18 @@ def _read_description(entry: Mapping[str, Any], place: str) -> tuple[np.dtype[An
     shape = _required(entry, "shape", list, place)
     if not set(map(type, shape)) <= {int} or min(shape, default=0) < 0:
         raise Invalid("option_type", "expected a list of integers of at least 0", path=f"{place}shape")
-    return DATATYPES[datatype], tuple(shape)
+    return datatype, tuple(shape)
 
 
-def _read_options(operation: Operation, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    known = FIELDS[operation].keys() - _NO_OPTIONS
-    options: dict[str, Any] = {}
-    for name, value in parameters.items():
-        if name in known:
-            options[name] = value
-        elif name not in _RESERVED and name != "binary_data_output":
-            raise Invalid("unknown_field", unknown_name(name, sorted(known)), path=f"parameters.{name[:40]}")
-    return options
-
-
-def _read_outputs(said: Mapping[str, Any], *, all_binary: bool) -> dict[str, bool]:
-    """Read which outputs are asked for, and of each whether as raw bytes.
-
-    The request's word holds where an output does not say: some servers forget it for listed outputs, the
-    protocol's text does not.
-    """
-    asked: dict[str, bool] = {}
+def _read_outputs(said: Mapping[str, Any]) -> dict[str, Wanted]:
+    """Read which outputs are asked for, and how."""
+    asked: dict[str, Wanted] = {}
     for place, entry in _entries(said, "outputs") if said.get("outputs") is not None else ():
         name = _required(entry, "name", str, place)
-        if name in asked or name in _NO_TENSORS:
-            fault = "it once" if name in asked else "an output that is a tensor of numbers"
-            raise Invalid("unknown_output", f"expected {fault}, got {name[:40]!r}", path=f"{place}name")
-        parameters = _member(entry, "parameters", dict, place) or {}
-        for unsupported in _UNSUPPORTED:
-            if unsupported in parameters:
-                raise Invalid("unknown_field", "it is not supported", path=f"{place}parameters.{unsupported}")
-        own = _member(parameters, "binary_data", bool, f"{place}parameters.")
-        asked[name] = all_binary if own is None else own
+        wanted = read_wanted(_member(entry, "parameters", dict, place) or {}, place)
+        check_wanted(name, wanted, asked, place)
+        asked[name] = wanted
     return asked
-
-
-def _default_outputs(operation: Operation, fields: Mapping[str, Any]) -> tuple[str, ...]:
-    names = _DEFAULTS[operation]
-    if operation == "loss" and fields.get("reduction") == "none":
-        names = names[1:]
-    if operation == "predict" and "labels" in fields:
-        names += ("losses",)
-    return (*names, "top_classes", "top_probabilities") if "top_k" in fields else names
 
 
 def _entries(said: Mapping[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
@@ -365,8 +287,3 @@ def _member(said: Mapping[str, Any], key: str, kind: type, place: str = "") -> A
     if value is not None and type(value) is not kind:
         raise Invalid("option_type", f"expected {_KINDS[kind]}, got {name_of(value)}", path=place + key)
     return value
-
-
-def _as_tensor(value: Output, request: ScoreRequest) -> NDArray[Any]:
-    """Give every output an axis: clients of the protocol know no tensor without one."""
-    return np.empty(0, request.dtype) if value is None else np.atleast_1d(np.asarray(value))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from service.errors import NotFound, RequestError
 from service.types import HeadInfo, Output, ScoreResult
 from service.wire import nested, tensors, v2
+from service.wire.inference import OPERATIONS, Inference
 from service.wire.limits import Limits
 
 LIMITS = Limits(body_bytes=1 << 30, rows=1000, elements=10_000, json_depth=16)
@@ -36,15 +37,15 @@ def decode(
     model: str = "digits",
     version: str | None = None,
     limits: Limits = LIMITS,
-) -> v2.Inference:
+) -> Inference:
     return v2.decode(body, json_length, model=model, version=version, limits=limits, head_of=head_of)
 
 
-def said(model: str = "digits", **members: Any) -> v2.Inference:
+def said(model: str = "digits", **members: Any) -> Inference:
     return decode(orjson.dumps({"inputs": [NESTED], **members}), model=model)
 
 
-def sent(body: tensors.Body, model: str = "digits", version: str | None = None) -> v2.Inference:
+def sent(body: tensors.Body, model: str = "digits", version: str | None = None) -> Inference:
     return decode(body.content, length_of(body), model, version)
 
 
@@ -157,7 +158,7 @@ def test_the_path_names_model_and_version() -> None:
         decode(body, version="4")
     with pytest.raises(NotFound, match="no such head"):
         decode(body, model="cats")
-    for operation in v2.OPERATIONS:
+    for operation in OPERATIONS:
         with pytest.raises(NotFound) as caught:
             decode(body, model=operation, version="1")
         assert caught.value.code == "unknown_version"
@@ -212,13 +213,21 @@ def test_an_output_says_whether_it_is_raw_and_else_the_request_does(
         ({"outputs": [{}]}, "missing_field", "outputs[0].name"),
         ({"outputs": [{"name": "probs"}]}, "unknown_output", "outputs[0]"),
         ({"outputs": [{"name": "classes"}, {"name": "classes"}]}, "unknown_output", "outputs[1].name"),
-        ({"outputs": [{"name": "predicted_names"}]}, "unknown_output", "outputs[0].name"),
-        ({"outputs": [{"name": "contributions"}]}, "unknown_output", "outputs[0].name"),
         ({"outputs": [{"name": "losses"}]}, "missing_field", "labels"),
         (
             {"outputs": [{"name": "classes", "parameters": {"classification": 3}}]},
-            "unknown_field",
+            "unknown_output",
             "outputs[0].parameters.classification",
+        ),
+        (
+            {"outputs": [{"name": "logits", "parameters": {"classification": 2.0}}]},
+            "option_type",
+            "outputs[0].parameters.classification",
+        ),
+        (
+            {"outputs": [{"name": "logits", "parameters": {"shared_memory_region": "x"}}]},
+            "unknown_field",
+            "outputs[0].parameters.shared_memory_region",
         ),
         (
             {"outputs": [{"name": "classes", "parameters": {"binary_data": "yes"}}]},

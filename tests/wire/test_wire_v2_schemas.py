@@ -8,6 +8,7 @@ import pytest
 from service.errors import Invalid
 from service.types import HeadInfo
 from service.wire import v2, v2_schemas
+from service.wire.inference import Inference
 from service.wire.limits import Limits
 
 LIMITS = Limits(body_bytes=1 << 20, rows=1000, elements=10_000, json_depth=16)
@@ -17,7 +18,7 @@ def no_head(_model: str | None, _version: str | None) -> HeadInfo:
     raise AssertionError
 
 
-def decode(said: Any) -> v2.Inference:
+def decode(said: Any) -> Inference:
     return v2.decode(orjson.dumps(said), None, model="softmax", version=None, limits=LIMITS, head_of=no_head)
 
 
