@@ -9,6 +9,7 @@ Each worker publishes a snapshot into a memory-mapped file of the run folder (`B
 import mmap
 import os
 import struct
+import time
 import zlib
 from bisect import bisect_left
 from collections import defaultdict
@@ -48,9 +49,29 @@ DURATION = Instrument(
     ("route",),
     "From the first byte of a request read to the last of its answer handed to the socket.",
 )
-ROWS = Instrument("logitserve_rows", "counter", ("model", "version"), "Examples scored, by head.")
+ROWS = Instrument("logitserve_rows", "counter", ("model", "version"), "Examples scored, by model.")
+STAGES = Instrument(
+    "logitserve_stage_duration_seconds",
+    "histogram",
+    ("model", "version", "stage"),
+    "What a scored request spent in decode, queue, infer and encode.",
+)
+FAILURES = Instrument(
+    "logitserve_failure_duration_seconds",
+    "histogram",
+    ("model", "version"),
+    "Requests that were decoded and then failed, and how long they had taken.",
+)
+LAST_SCORED = Instrument(
+    "logitserve_last_scored_timestamp_seconds",
+    "gauge",
+    ("model", "version"),
+    "When a model last scored a request.",
+)
 ERRORS = Instrument("logitserve_errors", "counter", ("route", "code"), "Errors answered, by code.")
-BATCH_ROWS = Instrument("logitserve_batch_rows", "histogram", (), "Rows that ran through a head together.")
+BATCH_ROWS = Instrument(
+    "logitserve_batch_rows", "histogram", ("model", "version"), "Rows that ran through a head together."
+)
 QUEUE_ROWS = Instrument("logitserve_queue_rows", "gauge", (), "Rows that wait for a head now.")
 REJECTED = Instrument(
     "logitserve_rejected",
@@ -70,6 +91,9 @@ INSTRUMENTS = (
     REQUESTS,
     DURATION,
     ROWS,
+    STAGES,
+    FAILURES,
+    LAST_SCORED,
     ERRORS,
     REJECTED,
     BATCH_ROWS,
@@ -78,14 +102,22 @@ INSTRUMENTS = (
     WORKERS,
     MODEL_INFO,
 )
-# Gauges that say the same in every worker; summing them would multiply them.
-SAME_IN_EVERY_WORKER = frozenset({MODEL_INFO.name})
+# Gauges of which the greatest of the workers' values is the service's; their sum would say nothing.
+GREATEST_OF_WORKERS = frozenset({MODEL_INFO.name, LAST_SCORED.name})
 
 # Upper bounds in seconds. A small request takes 50 to 500 µs, so most of the bounds lie below 10 ms.
 BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+# A stage of a small request takes 5 to 50 µs.
+BUCKETS_STAGE_S = (0.00001, 0.000025, 0.00005, *BUCKETS_S)
 BUCKETS_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-BUCKETS = {DURATION.name: BUCKETS_S, BATCH_ROWS.name: BUCKETS_ROWS}
+BUCKETS: dict[str, Sequence[float]] = {
+    DURATION.name: BUCKETS_S,
+    STAGES.name: BUCKETS_STAGE_S,
+    FAILURES.name: BUCKETS_S,
+    BATCH_ROWS.name: BUCKETS_ROWS,
+}
 SUM = "sum"
+STAGE_NAMES = ("decode", "queue", "infer", "encode")
 
 
 class _Histogram:
@@ -107,6 +139,17 @@ class _Histogram:
         return {**places, (*labels, SUM): self._sum} if places else {}
 
 
+class _Scored:
+    """What one model has scored: rows, times by stage, when last."""
+
+    __slots__ = ("decode", "encode", "infer", "last_s", "queue", "rows")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.last_s = 0.0
+        self.decode, self.queue, self.infer, self.encode = (_Histogram(BUCKETS_STAGE_S) for _ in STAGE_NAMES)
+
+
 class Metrics:
     """The counts of this process, in the form that is fastest to count in; `values` tells them."""
 
@@ -115,8 +158,9 @@ class Metrics:
         self._queue_rows = 0
         self._requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
         self._durations: dict[str, _Histogram] = {}
-        self._batches = _Histogram(BUCKETS_ROWS)
-        self._rows: defaultdict[Labels, int] = defaultdict(int)
+        self._batches: dict[Labels, _Histogram] = {}
+        self._scored: dict[Labels, _Scored] = {}
+        self._failures: dict[Labels, _Histogram] = {}
         self._errors: defaultdict[Labels, int] = defaultdict(int)
         self._rejected: defaultdict[Labels, int] = defaultdict(int)
         self._models: dict[Labels, float] = {}
@@ -127,13 +171,19 @@ class Metrics:
         """The counts as they are now, with those taken over."""
         own: Values = {
             REQUESTS.name: {(route, method, str(s)): n for (route, method, s), n in self._requests.items()},
-            DURATION.name: dict(
-                item for route, found in self._durations.items() for item in found.series(route).items()
+            DURATION.name: _series({(route,): found for route, found in self._durations.items()}),
+            ROWS.name: {key: scored.rows for key, scored in self._scored.items()},
+            STAGES.name: dict(
+                item
+                for key, scored in self._scored.items()
+                for stage in STAGE_NAMES
+                for item in getattr(scored, stage).series(*key, stage).items()
             ),
-            ROWS.name: dict(self._rows),
+            FAILURES.name: _series(self._failures),
+            LAST_SCORED.name: {key: scored.last_s for key, scored in self._scored.items()},
             ERRORS.name: dict(self._errors),
             REJECTED.name: dict(self._rejected),
-            BATCH_ROWS.name: self._batches.series(),
+            BATCH_ROWS.name: _series(self._batches),
             QUEUE_ROWS.name: {(): self._queue_rows},
             INFLIGHT.name: {(): self._inflight},
             WORKERS.name: {(): 1},
@@ -152,8 +202,8 @@ class Metrics:
             durations = self._durations[route] = _Histogram(BUCKETS_S)
         durations.observe(duration_s)
 
-    def batch(self, rows: int) -> None:
-        self._batches.observe(rows)
+    def batch(self, model: str, version: str, rows: int) -> None:
+        _observe(self._batches, (model, version), rows, BUCKETS_ROWS)
 
     def queue_rows(self, rows: int) -> None:
         self._queue_rows = rows
@@ -164,8 +214,22 @@ class Metrics:
     def error(self, route: str, code: str) -> None:
         self._errors[route, code] += 1
 
-    def rows(self, model: str, version: str, rows: int) -> None:
-        self._rows[model, version] += rows
+    def scored(self, key: Labels, rows: int, seconds: tuple[float, float, float, float]) -> None:
+        """Count a request that model and version in `key` have scored; `seconds` are those of its stages."""
+        scored = self._scored.get(key)
+        if scored is None:
+            scored = self._scored[key] = _Scored()
+        scored.rows += rows
+        scored.last_s = time.time()
+        decode_s, queue_s, infer_s, encode_s = seconds
+        scored.decode.observe(decode_s)
+        scored.queue.observe(queue_s)
+        scored.infer.observe(infer_s)
+        scored.encode.observe(encode_s)
+
+    def failed(self, key: Labels, duration_s: float) -> None:
+        """Count a request that could be read and not be answered."""
+        _observe(self._failures, key, duration_s, BUCKETS_S)
 
     def model_info(self, model: str, version: str, digest: str, provider: str) -> None:
         self._models[model, version, digest, provider] = 1
@@ -173,6 +237,17 @@ class Metrics:
     def continue_from(self, values: Values) -> None:
         """Take over the counts of a dead worker, so that counters never go down; gauges die with it."""
         self._inherited = {i.name: dict(values.get(i.name, {})) for i in INSTRUMENTS if i.kind != "gauge"}
+
+
+def _observe(found: dict[Labels, _Histogram], key: Labels, value: float, bounds: Sequence[float]) -> None:
+    histogram = found.get(key)
+    if histogram is None:
+        histogram = found[key] = _Histogram(bounds)
+    histogram.observe(value)
+
+
+def _series(found: dict[Labels, _Histogram]) -> dict[Labels, float]:
+    return {labels: n for key, histogram in found.items() for labels, n in histogram.series(*key).items()}
 
 
 def _add(series: dict[Labels, float], labels: Labels, value: float) -> None:
@@ -255,8 +330,8 @@ def summed(snapshots: Iterable[Values]) -> Values:
     for snapshot in snapshots:
         for name, series in snapshot.items():
             for labels, value in series.items():
-                if name in SAME_IN_EVERY_WORKER:
-                    total[name][labels] = value
+                if name in GREATEST_OF_WORKERS:
+                    total[name][labels] = max(value, total[name].get(labels, value))
                 else:
                     _add(total[name], labels, value)
     return total

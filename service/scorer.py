@@ -59,14 +59,14 @@ class _Lane(NamedTuple):
 class Scorer:
     """Scores requests: cheap ones on the event loop, dear ones in a thread beside it, heads in batches.
 
-    `observe_batch` hears how many rows ran together, each time some did.
+    `observe_batch` hears of which model and version how many rows ran together, each time some did.
     """
 
     def __init__(
         self,
         repository: Repository,
         limits: BatchLimits = DEFAULT_LIMITS,
-        observe_batch: Callable[[int], None] = lambda _rows: None,
+        observe_batch: Callable[[str, str, int], None] = lambda _model, _version, _rows: None,
     ) -> None:
         self._repository = repository
         self.head_info: Callable[[str | None, str | None], HeadInfo] = repository.info
@@ -193,7 +193,7 @@ class Scorer:
 
         return Batcher(
             partial(_run_head, head, names),
-            observe=self._observe_batch,
+            observe=partial(self._observe_batch, info.model, info.version),
             inline_rows=int(INLINE_COST / row_cost),
             max_batch_rows=limits.batch_rows,
             max_queue_rows=limits.queue_rows,

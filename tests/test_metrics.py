@@ -69,8 +69,8 @@ def test_the_histogram_is_cumulative_and_has_bounds_below_a_millisecond() -> Non
 
 def test_rows_errors_and_models_have_their_labels() -> None:
     metrics = Metrics()
-    metrics.rows("digits", "1", 32)
-    metrics.rows("digits", "1", 8)
+    metrics.scored(("digits", "1"), 32, (1e-5, 0, 0, 0))
+    metrics.scored(("digits", "1"), 8, (1e-5, 0, 0, 0))
     metrics.error("/loss", "labels_shape")
     metrics.model_info("digits", "1", "abc", "CPUExecutionProvider")
     found = samples(metrics.values)
@@ -195,7 +195,7 @@ def test_counting_does_not_touch_prometheus_client() -> None:
         "from service.metrics import Metrics\nimport sys\n"
         "calls = []\n"
         "sys.setprofile(lambda frame, event, arg: calls.append(frame.f_code.co_filename))\n"
-        "m = Metrics(); m.request_started(); m.request_finished('/', 'GET', 200, 0.1); m.rows('a', '1', 2)\n"
+        "m = Metrics(); m.request_started(); m.request_finished('/', 'GET', 200, 0.1); m.scored(('a', '1'), 2, (0.1, 0, 0.2, 0.3))\n"
         "sys.setprofile(None)\n"
         "assert calls and not any('prometheus_client' in name for name in calls), calls\n"
     )
@@ -205,15 +205,47 @@ def test_counting_does_not_touch_prometheus_client() -> None:
 def test_batches_are_counted_by_their_rows_and_queues_by_what_waits() -> None:
     metrics = Metrics()
     for rows in (1, 3, 3, 2000):
-        metrics.batch(rows)
+        metrics.batch("digits", "1", rows)
     metrics.queue_rows(17)
     metrics.rejected("queue_full")
     found = samples(metrics.values)
-    name = "logitserve_batch_rows"
-    assert found[f"{name}_bucket", (("le", "1"),)] == 1
-    assert found[f"{name}_bucket", (("le", "4"),)] == 3
-    assert found[f"{name}_bucket", (("le", "1024"),)] == 3
-    assert found[f"{name}_bucket", (("le", "+Inf"),)] == 4
-    assert found[f"{name}_sum", ()] == 2007
+    name, head = "logitserve_batch_rows", (("model", "digits"), ("version", "1"))
+    assert found[f"{name}_bucket", (("le", "1"), *head)] == 1
+    assert found[f"{name}_bucket", (("le", "4"), *head)] == 3
+    assert found[f"{name}_bucket", (("le", "1024"), *head)] == 3
+    assert found[f"{name}_bucket", (("le", "+Inf"), *head)] == 4
+    assert found[f"{name}_sum", head] == 2007
     assert found["logitserve_queue_rows", ()] == 17
     assert found["logitserve_rejected_total", (("reason", "queue_full"),)] == 1
+
+
+def test_stages_and_failures_are_timed_by_model() -> None:
+    metrics = Metrics()
+    metrics.scored(("digits", "1"), 2, (0.00002, 0, 0.0002, 0.1))
+    metrics.scored(("digits", "1"), 2, (0.00003, 0, 0.0003, 0.2))
+    metrics.failed(("softmax", ""), 0.25)
+    found = samples(metrics.values)
+    head, name = (
+        (("model", "digits"), ("stage", "decode"), ("version", "1")),
+        "logitserve_stage_duration_seconds",
+    )
+    assert found[f"{name}_count", head] == 2
+    assert found[f"{name}_sum", head] == pytest.approx(0.00005)
+    assert found[f"{name}_bucket", (("le", "2.5e-05"), *head)] == 1
+    encode = (("model", "digits"), ("stage", "encode"), ("version", "1"))
+    assert found[f"{name}_sum", encode] == pytest.approx(0.3)
+    failures = (("model", "softmax"), ("version", ""))
+    assert found["logitserve_failure_duration_seconds_count", failures] == 1
+    assert found["logitserve_failure_duration_seconds_sum", failures] == 0.25
+
+
+def test_the_last_time_is_the_latest_of_all_workers(boards: tuple[Board, Board]) -> None:
+    first, second = Metrics(), Metrics()
+    first.scored(("digits", "1"), 1, (0, 0, 0, 0))
+    second.scored(("digits", "1"), 1, (0, 0, 0, 0))
+    name, key = "logitserve_last_scored_timestamp_seconds", ("digits", "1")
+    times = [metrics.values[name][key] for metrics in (first, second)]
+    assert 0 <= times[1] - times[0] < 5
+    boards[1].publish(second.values)
+    for values in ([first.values, *boards[0].others()], [*boards[0].others(), first.values]):
+        assert summed(values)[name] == {key: times[1]}

@@ -199,14 +199,14 @@ async def test_rows_of_bare_logits_are_counted(scorer: Scorer) -> None:
 
 
 async def test_requests_of_one_turn_run_together_and_get_their_own_rows(repository: Repository) -> None:
-    batches: list[int] = []
-    scorer = Scorer(repository, observe_batch=batches.append)
+    batches: list[tuple[str, str, int]] = []
+    scorer = Scorer(repository, observe_batch=lambda *batch: batches.append(batch))
     pieces = [FEATURES[:1], FEATURES[1], FEATURES[None, 1:], FEATURES]
     requests = [
         predicting(repository, piece, "probabilities", "classes", "predicted_names") for piece in pieces
     ]
     results = await asyncio.gather(*map(scorer.score, requests))
-    assert batches == [7]
+    assert batches == [("digits", "1", 7)]
     assert [result.batch_rows for result in results] == [7] * 4
     assert [result.rows for result in results] == [1, 1, 2, 3]
     logits = repository.head(digits(repository)).run(FEATURES)

@@ -127,7 +127,7 @@ class _Passage:
 
     def encode(self, result: ScoreResult | Exception) -> None:
         if isinstance(result, Exception):
-            self.deliver(result)
+            self.fail(result)
             return
         self.result = result
         self.scored_s = time.monotonic()
@@ -145,26 +145,36 @@ class _Passage:
             encoded = error
         self.answer(encoded)
 
+    def fail(self, error: Exception) -> None:
+        self.scoring.metrics.failed(_key_of(self.decoded.request), time.monotonic() - self.begun_s)
+        self.deliver(error)
+
     def answer(self, encoded: Encoded | Exception) -> None:
         if isinstance(encoded, Exception):
-            self.deliver(encoded)
+            self.fail(encoded)
             return
         body, media_type, headers = encoded
         result = self.result
-        head = result.head
-        if head is not None:
-            self.scoring.metrics.rows(head.model, head.version, result.rows)
+        if (head := result.head) is not None:
             headers += _lines_of(head.model, head.version, head.digest)
-        queued_s = result.seconds_queued
-        decode = _milliseconds(int(1e6 * (self.decoded_s - self.begun_s)))
-        queue = _milliseconds(int(1e6 * queued_s))
-        infer = _milliseconds(int(1e6 * (self.scored_s - self.decoded_s - queued_s)))
-        encode = _milliseconds(int(1e6 * (time.monotonic() - self.scored_s)))
+        decode_s, queue_s = self.decoded_s - self.begun_s, result.seconds_queued
+        infer_s = self.scored_s - self.decoded_s - queue_s
+        encode_s = time.monotonic() - self.scored_s
+        seconds = (decode_s, queue_s, infer_s, encode_s)
+        self.scoring.metrics.scored(_key_of(self.decoded.request), result.rows, seconds)
+        decode, queue = _milliseconds(int(1e6 * decode_s)), _milliseconds(int(1e6 * queue_s))
+        infer, encode = _milliseconds(int(1e6 * infer_s)), _milliseconds(int(1e6 * encode_s))
         headers += (
             f"server-timing: decode;dur={decode}, queue;dur={queue}, infer;dur={infer}, encode;dur={encode}\r\n"
             f"x-batch-rows: {result.batch_rows}\r\n"
         )
         self.deliver(Answer(body, media_type, 200, headers))
+
+
+def _key_of(request: ScoreRequest) -> tuple[str, str]:
+    """Name model and version for the metrics; operations on bare logits have no versions."""
+    head = request.head
+    return (request.operation, "") if head is None else (head.model, head.version)
 
 
 @lru_cache(REMEMBERED_TIMES)

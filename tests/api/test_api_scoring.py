@@ -70,6 +70,7 @@ class Bench:
         self.metrics = Metrics()
         self.scoring = Scoring(cast("Scorer", self.scorer), self.metrics, LIMITS)
         self.body = body
+        self.head = head
         named = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
         self.exchange = Exchange(named, "POST", "id", 60.0, LIMITS.body_bytes)
         self.decoded: list[bytes] = []
@@ -77,7 +78,7 @@ class Bench:
     def decode(self, exchange: Exchange, body: bytes) -> Decoded:
         assert exchange is self.exchange
         self.decoded.append(body)
-        return Decoded(REQUEST, self.encode)
+        return Decoded(REQUEST._replace(head=self.head), self.encode)
 
     def encode(self, result: ScoreResult) -> Encoded:
         return Encoded(b"whole", "text/plain", f"x-own: {result.rows}\r\n")
@@ -117,9 +118,11 @@ async def test_a_heads_answer_names_it_and_its_rows_are_counted() -> None:
     headers = headers_of(await bench.answer())
     named = {"x-model": "digits", "x-model-version": "3", "x-model-digest": "d" * 64}
     assert named.items() <= headers.items()
-    plain = Metrics()
-    plain.rows("digits", "3", 2)
-    assert bench.metrics.values == plain.values
+    counts = bench.metrics.values
+    assert counts["logitserve_rows"] == {("digits", "3"): 2}
+    sums = {key[2]: n for key, n in counts["logitserve_stage_duration_seconds"].items() if key[3] == "sum"}
+    assert sums["queue"] == 0.25
+    assert sums.keys() == {"decode", "queue", "infer", "encode"}
 
 
 async def test_a_name_that_no_header_can_hold_is_percent_encoded() -> None:
@@ -127,10 +130,10 @@ async def test_a_name_that_no_header_can_hold_is_percent_encoded() -> None:
     assert headers_of(await bench.answer())["x-model"] == "caf%C3%A9 %0A"
 
 
-async def test_rows_of_no_head_are_not_counted() -> None:
+async def test_rows_of_no_head_are_counted_under_their_operation() -> None:
     bench = Bench(b"")
     await bench.answer()
-    assert bench.metrics.values == Metrics().values
+    assert bench.metrics.values["logitserve_rows"] == {("softmax", ""): 2}
 
 
 async def test_a_body_that_is_dear_to_decode_leaves_the_event_loop() -> None:
@@ -174,12 +177,18 @@ async def test_an_error_of_the_decoder_goes_on_to_the_edge() -> None:
     assert bench.scorer.scored == []
 
 
+def failures(bench: Bench) -> float:
+    found = bench.metrics.values["logitserve_failure_duration_seconds"]
+    return sum(count for key, count in found.items() if key[:2] == ("softmax", "") and key[2] != "sum")
+
+
 async def test_an_error_of_the_scorer_goes_on_to_the_edge() -> None:
     bench = Bench(b"")
     bench.scorer = Recording(QueueFull("queue_full", "too many rows wait"))
     bench.scoring.scorer = cast("Scorer", bench.scorer)
     with pytest.raises(QueueFull):
         await bench.answer()
+    assert failures(bench) == 1
 
 
 async def test_a_fault_of_the_encoder_goes_on_to_the_edge() -> None:
@@ -189,4 +198,5 @@ async def test_a_fault_of_the_encoder_goes_on_to_the_edge() -> None:
     bench = Bench(b"")
     with pytest.raises(ZeroDivisionError):
         await bench.answer(lambda _exchange, _body: Decoded(REQUEST, fail))
-    assert bench.metrics.values == Metrics().values
+    assert failures(bench) == 1
+    assert bench.metrics.values["logitserve_rows"] == {}
