@@ -38,6 +38,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("limits", "media"),
         ("encodings", "arrays", "json_reader"),
         ("nested", "options"),
+        ("json_writer",),
         ("tensors",),
         ("outputs", "labels"),
         ("fields",),

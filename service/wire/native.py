@@ -3,7 +3,6 @@
 How arrays and JSON are read is known to the modules below, and what the fields mean to `fields`.
 """
 
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,9 +12,8 @@ import orjson
 from numpy.typing import NDArray
 
 from service.errors import Invalid
-from service.numeric.checks import all_finite
 from service.types import Operation, Output, ScoreRequest, ScoreResult
-from service.wire import arrays, media, nested
+from service.wire import arrays, json_writer, media, nested
 from service.wire.fields import FLOAT32, HeadOf, assemble, own_dtype
 from service.wire.json_reader import read_object
 from service.wire.limits import Limits
@@ -29,9 +27,6 @@ INTEGER_OUTPUTS = {"classes", "top_classes", "count", "contributions.features"}
 TEXT_OUTPUTS = {"predicted_names", "top_names", "model", "version"}
 
 _CONTRIBUTIONS = {"contributions.features": "features", "contributions.values": "values"}
-
-# Up to here one look for a null is cheaper than looks at arrays, each of which costs a microsecond or two.
-SCANNED_BYTES = 2048
 
 # What a client reads comes from the server that it chose to ask.
 _UNLIMITED = Limits(sys.maxsize, sys.maxsize, sys.maxsize, sys.maxsize)
@@ -119,7 +114,9 @@ def encode_request(
         logits = said.get("logits")
         if isinstance(logits, np.ndarray) and own_dtype(logits) == FLOAT32:
             said.setdefault("dtype", "float32")
-        return _dumps({name: _plain(_widened(value)) for name, value in said.items()}), {}
+        return json_writer.dumps(
+            {name: json_writer.plain(_widened(value)) for name, value in said.items()}
+        ), {}
     kinds = FIELDS[operation]
     in_body = {name for name in said if kinds.get(name) in (ARRAY, TENSOR) or name == "class_names"}
     body = arrays.write_npz({name: _sent_array(name, said[name]) for name in said if name in in_body})
@@ -180,53 +177,7 @@ def encode_json(result: ScoreResult) -> bytes:
             answer.setdefault("contributions", {})[_CONTRIBUTIONS[name]] = number
         else:
             answer[name] = number
-    try:
-        written = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-    except orjson.JSONEncodeError:  # text in an array, or a memory layout that orjson does not read
-        return _dumps(_plain(answer))
-    whole = b"null" not in written if len(written) < SCANNED_BYTES else _are_finite(result.outputs.values())
-    return written if whole else _dumps(_plain(answer))
-
-
-def _are_finite(outputs: Iterable[Output]) -> bool:
-    """Tell whether orjson writes every number: it writes null for what is not finite."""
-    numbers = [np.asarray(value) for value in outputs if isinstance(value, np.ndarray | np.generic | float)]
-    return all(all_finite(array) for array in numbers if array.dtype.kind == "f")
-
-
-def _dumps(value: object) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _plain(value: Any) -> Any:
-    """Make a value what orjson writes without loss: it would write null for every infinity."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain_array(value) if value.ndim else _plain(value[()])
-    if isinstance(value, float | np.floating):
-        return value if math.isfinite(value) else _word(float(value))
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _plain_array(array: NDArray[Any]) -> Any:
-    if array.dtype.kind == "U":
-        return array.tolist()
-    if array.dtype.kind != "f" or np.isfinite(array).all():
-        return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    flat = array.ravel()
-    leaves: list[Any] = list(flat)  # numpy's own scalars: Python's floats would lose float32's short digits
-    for index in np.flatnonzero(~np.isfinite(flat)):
-        leaves[index] = _word(float(flat[index]))
-    for length in reversed(array.shape[1:]):
-        leaves = [leaves[start : start + length] for start in range(0, len(leaves), length)]
-    return leaves
-
-
-def _word(value: float) -> str:
-    return next(word for word, number in nested.NON_FINITE.items() if str(number) == str(value))
+    return json_writer.write(answer, result.outputs.values())
 
 
 def _as_array(value: Output) -> NDArray[Any]:
@@ -245,7 +196,7 @@ def _sent_array(name: str, value: Any) -> NDArray[Any]:
         return np.asarray(value)
     try:
         # numpy would make text of all numbers among which the string "-Infinity" masks a class.
-        return nested.read_floats(_plain(value), _UNLIMITED, path=name, code=f"{name}_type")
+        return nested.read_floats(json_writer.plain(value), _UNLIMITED, path=name, code=f"{name}_type")
     except Invalid:
         return np.asarray(value)  # what is wrong with it is the service's to say
 

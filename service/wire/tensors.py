@@ -20,6 +20,7 @@ from service.errors import Invalid, Malformed
 from service.numeric import checks
 from service.wire import nested
 from service.wire.json_reader import name_of
+from service.wire.json_writer import plain_leaves
 from service.wire.limits import Limits
 
 FP16, FP32, FP64, INT64 = np.dtype("<f2"), np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8")
@@ -187,7 +188,7 @@ def write(
                 entries.append(_entry(name, array.dtype, array.shape, memoryview(raws[-1]).nbytes))
             else:
                 widened = all_digits and array.dtype == FP32
-                data = _data(array.astype(np.float64) if widened else array)
+                data = plain_leaves((array.astype(np.float64) if widened else array).ravel())
                 entries.append(_entry(name, array.dtype, array.shape) | {"data": data})
         text, json_bytes = _text(said, key, entries)
     if json_bytes is None:
@@ -234,19 +235,6 @@ def _raw(array: NDArray[Any]) -> Any:
     if IS_LITTLE and array.flags.c_contiguous and array.dtype.isnative:
         return array
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-
-
-def _data(array: NDArray[Any]) -> Any:
-    """Make flat data that orjson writes without loss: it would write null for every infinity."""
-    if array.dtype == BYTES:
-        return array.ravel().tolist()
-    flat = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).ravel()
-    if flat.dtype.kind != "f" or np.isfinite(flat).all():
-        return flat
-    leaves: list[Any] = list(flat)  # numpy's own scalars: Python's floats would lose float32's short digits
-    for index in np.flatnonzero(~np.isfinite(flat)):
-        leaves[index] = _word(float(flat[index]))
-    return leaves
 
 
 def _read_elements(flat: nested.Flat, datatype: str, *, name: str, code: str) -> NDArray[Any]:
@@ -328,7 +316,3 @@ def _as_lists(texts: NDArray[Any]) -> list[Any]:
 
 def _shown(shape: tuple[int, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"[:80]
-
-
-def _word(value: float) -> str:
-    return next(word for word, number in nested.NON_FINITE.items() if str(number) == str(value))

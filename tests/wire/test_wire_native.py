@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from service.errors import Invalid, Malformed, RequestError, UnsupportedMedia
 from service.types import HeadInfo, Labels, Operation, Output, Reduction, ScoreRequest, ScoreResult
-from service.wire import native
+from service.wire import json_writer, native
 from service.wire.arrays import write_npy, write_npz
 from service.wire.limits import Limits
 from service.wire.media import JSON, NPY, NPZ
@@ -405,7 +405,9 @@ def test_null_is_the_mean_of_nothing_and_nothing_else() -> None:
     assert b"null" not in native.encode(result(entropy=np.array([np.nan]), loss=math.nan), JSON)
 
 
-@pytest.mark.parametrize("rows", [1, native.SCANNED_BYTES])  # either side of how non-finite ones are found
+@pytest.mark.parametrize(
+    "rows", [1, json_writer.SCANNED_BYTES]
+)  # either side of how non-finite ones are found
 @pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
 def test_one_number_among_many_that_is_not_finite_is_a_word(rows: int, number: float) -> None:
     losses: np.ndarray[Any, Any] = np.full(rows + 1, 0.5, np.float32)
@@ -415,7 +417,7 @@ def test_one_number_among_many_that_is_not_finite_is_a_word(rows: int, number: f
     assert written == {"count": rows, "losses": [0.5] * rows + [word], "loss": 0.5}
 
 
-@pytest.mark.parametrize("rows", [1, native.SCANNED_BYTES])
+@pytest.mark.parametrize("rows", [1, json_writer.SCANNED_BYTES])
 @pytest.mark.parametrize("loss", [np.array(np.inf, np.float32), np.float32(np.inf), math.inf])
 def test_a_single_infinity_is_a_word_beside_few_and_many_numbers(rows: int, loss: Any) -> None:
     written = orjson.loads(native.encode(result(loss=loss, losses=np.zeros(rows), count=None), JSON))

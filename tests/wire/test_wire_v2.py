@@ -358,7 +358,7 @@ def test_no_list_is_made_of_a_raw_tensor(monkeypatch: pytest.MonkeyPatch) -> Non
     body = v2.encode_request({"features": FEATURES})
     monkeypatch.setattr(nested, "flatten", unwanted)
     monkeypatch.setattr(nested, "floats", unwanted)
-    monkeypatch.setattr(tensors, "_data", unwanted)
+    monkeypatch.setattr(tensors, "plain_leaves", unwanted)
     asked = sent(body)
     assert np.shares_memory(asked.request.values, np.frombuffer(body.content, np.uint8))
     v2.encode(asked, ScoreResult({"probabilities": FEATURES}, 2, head=HEAD))
