@@ -14,11 +14,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.api import v2
+from service.api import v1, v2
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
 from service.api.transport import Edge, Route, Shortcut, asgi
+from service.api.v1 import PREDICT_PATH, V1Dialect
 from service.api.v2 import INFER_PATH, V2Dialect
+from service.api.vertex import VertexDialect
 from service.heads.repository import Repository
 from service.metrics import Board, Metrics, Values
 from service.scorer import BatchLimits, Scorer
@@ -64,10 +66,22 @@ def create_app(
     app = Application(
         edge=edge, metrics=metrics, board=board, repository=repository, scorer=scorer, threads=threads
     )
+    operations = Operations(edge, app.count, board, app.starting)
+    vertex = VertexDialect(
+        scorer,
+        metrics,
+        limits,
+        operations.ready,
+        health_route=settings.vertex_health_route,
+        predict_route=settings.vertex_predict_route,
+    )
+    app.register(vertex.routes())  # first, since it is told its paths: even /predict is Vertex AI's then
     app.register(NativeDialect(scorer, metrics, limits).routes())
     app.register(V2Dialect(scorer, metrics, limits).routes())
-    edge.error_bodies = {"/v2": v2.error_body}
-    app.register(Operations(edge, app.count, board, app.starting).routes())
+    kserve = settings.v1 == "kserve"
+    app.register(V1Dialect(scorer, metrics, limits, repository.describe, kserve=kserve).routes())
+    edge.error_bodies = {"/v2": v2.error_body, "/v1/": v1.error_body}
+    app.register(operations.routes())
     app.register(ModelList(repository.describe).routes())
     app.register(Documentation(app.openapi).routes())
     return app
@@ -103,7 +117,7 @@ class Application(FastAPI):
         self.loaded = False
         self.hot: dict[tuple[str, str], ASGIApp] = {}
         self.shortcuts: dict[bytes, Shortcut] = {}
-        self.templates: dict[str, Route] = {}
+        self.templates: dict[tuple[str, str], Route] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -117,8 +131,13 @@ class Application(FastAPI):
         return AsyncExitStackMiddleware(self.router)
 
     def register(self, routes: list[Route]) -> None:
-        """Register routes for documentation, mounting and `url_path_for`; their raw functions answer."""
+        """Register routes for documentation, mounting and `url_path_for`; their raw functions answer.
+
+        A path stays with whoever registered it first.
+        """
         for route in routes:
+            if (route.method, route.path) in self.templates:
+                continue
 
             async def documented() -> None:
                 """Stand for the route in the documentation; the raw function answers in its place."""
@@ -135,27 +154,31 @@ class Application(FastAPI):
             registered = self.router.routes[-1]
             assert isinstance(registered, APIRoute)  # noqa: S101 - for the type checker: just made
             registered.app = asgi(route)
-            self.templates[route.path] = route
+            self.templates[route.method, route.path] = route
             if route.hot:
                 self.hot[route.method, route.path] = registered.app
                 self._shorten(route, route.path, {})
 
     def heat(self, template: str, **params: str) -> None:
         """Let one path of a template be called past the router, too."""
+        path = template.format(**params)
+        if ("POST", path) in self.hot:
+            return
         (registered,) = (r for r in self.router.routes if isinstance(r, APIRoute) and r.path == template)
 
         async def function(scope: Scope, receive: Receive, send: Send) -> None:
             scope["path_params"] = params
             await registered.app(scope, receive, send)
 
-        path = template.format(**params)
         self.hot["POST", path] = function
-        self._shorten(self.templates[template], path, params)
+        self._shorten(self.templates["POST", template], path, params)
 
     def _shorten(self, route: Route, path: str, params: dict[str, str]) -> None:
         """Let the server call a route with whole requests for this path, which stands so in a request line."""
         if route.begin is not None:
-            self.shortcuts[quote(path).encode("ascii")] = self.edge.shortcut(route, route.begin, params)
+            self.shortcuts[quote(path, safe="/:").encode("ascii")] = self.edge.shortcut(
+                route, route.begin, params
+            )
 
     def count(self) -> Values:
         self.metrics.queue_rows(self.scorer.queue_rows)
@@ -185,6 +208,7 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
         app.metrics.model_info(**model)
     for name in {*OPERATIONS, *(model["model"] for model in app.served()["models"])}:
         app.heat(INFER_PATH, model=name)
+        app.heat(PREDICT_PATH, model=name)
     publishing = asyncio.create_task(publish(app, app.board)) if app.board else None
     app.loaded = True
     yield

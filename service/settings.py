@@ -32,6 +32,15 @@ Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
 Limit: TypeAlias = Annotated[int, Field(gt=0)]
 Depth: TypeAlias = Annotated[int, Field(ge=3, le=1000)]  # a request needs 3, the JSON reader stops at 1024
 Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Route: TypeAlias = Annotated[str, Field(pattern=r"^(/[^{}?#\s]*)?$")]
+
+# What platforms set for the containers that they run, each with the setting that it stands for; a later one wins.
+_PLATFORM_VARIABLES = {
+    "SAGEMAKER_BIND_TO_PORT": "port",
+    "AIP_HTTP_PORT": "port",
+    "AIP_HEALTH_ROUTE": "vertex_health_route",
+    "AIP_PREDICT_ROUTE": "vertex_predict_route",
+}
 
 
 def _setting(default: object, expected: str, description: str) -> Any:
@@ -115,6 +124,24 @@ class Settings(BaseModel):
         32,
         "a whole number from 3 to 1000",
         "deepest nesting of a JSON body: NumPy had at most 32 dimensions until 2.0; Triton stops at 100, orjson at 1024",
+    )
+    v1: Literal["tensorflow", "kserve"] = _setting(
+        "tensorflow",
+        "tensorflow or kserve",
+        "whose answers /v1/models/{model}:predict gives where the request has inputs: TensorFlow Serving's have outputs,"
+        " KServe's have predictions; TensorFlow Serving was there first",
+    )
+    vertex_health_route: Route = _setting(
+        "",
+        "a path that begins with /",
+        "path at which Vertex AI asks whether the service is ready; AIP_HEALTH_ROUTE is followed, and there is none"
+        " elsewhere",
+    )
+    vertex_predict_route: Route = _setting(
+        "",
+        "a path that begins with /",
+        "path to which Vertex AI sends predictions, whatever else would answer there; AIP_PREDICT_ROUTE is followed, else"
+        " AIP_ENDPOINT_ID and AIP_DEPLOYED_MODEL_ID make the path that Vertex AI takes then",
     )
     request_timeout_s: Seconds = _setting(
         60.0,
@@ -247,9 +274,13 @@ def cpu_quota(root: Path = Path("/")) -> int:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
     """Take our variables; an empty one counts as absent, as Compose passes those that are not set."""
     given: dict[str, _Given] = {}
-    for variable in ("SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT"):  # the later one wins
+    endpoint, deployed = environ.get("AIP_ENDPOINT_ID"), environ.get("AIP_DEPLOYED_MODEL_ID")
+    if endpoint and deployed:
+        path = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}:predict"
+        given["vertex_predict_route"] = _Given(path, "AIP_ENDPOINT_ID and AIP_DEPLOYED_MODEL_ID")
+    for variable, name in _PLATFORM_VARIABLES.items():
         if environ.get(variable):
-            given["port"] = _Given(environ[variable], variable)
+            given[name] = _Given(environ[variable], variable)
     for variable, value in environ.items():
         if not variable.startswith(PREFIX) or not value or variable == PREFIX + "CONFIG":
             continue
