@@ -11,6 +11,7 @@ import httpx
 import pytest
 from conftest import MODELS, connected
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from service.app import Application, create_app
 from service.errors import ModelError, StartError
@@ -36,6 +37,9 @@ REQUESTS: list[tuple[str, bytes, dict[str, str]]] = [
     ("/v2/models/digits/infer", json.dumps({"inputs": [TENSOR]}).encode(), JSON),
     ("/v2/models/digits/infer", b"{", JSON),
     ("/v2/models/softmax/infer", json.dumps({"inputs": [TENSOR]}).encode(), JSON),
+    ("/v1/models/digits:predict", json.dumps({"instances": [[1] * 64]}).encode(), {}),
+    ("/v1/models/digits:predict", json.dumps({"instances": []}).encode(), JSON),
+    ("/v1/models/loss:predict", b'{"inputs": {"logits": [[1, 2]], "labels": [0]}}', JSON),
 ]
 
 
@@ -145,8 +149,26 @@ async def test_every_hot_route_is_registered_and_has_its_url() -> None:
     async with app.router.lifespan_context(app):
         infer = {f"/v2/models/{name}/infer" for name in ("digits", "softmax", "loss")}
         assert infer < {path for _, path in app.hot}, "V2 is hot for what is loaded"
+        predict = {f"/v1/models/{name}:predict" for name in ("digits", "softmax", "loss")}
+        assert predict < {path for _, path in app.hot}, "and so is V1"
     for name in ("softmax", "loss", "predict"):
         assert app.url_path_for(name) == f"/{name}"
+
+
+async def test_a_path_stays_with_whoever_registered_it_first() -> None:
+    app = made(vertex_predict_route="/v1/models/digits:predict", vertex_health_route="/health/ready")
+    bodies = b'{"instances": []}', b'{"features": []}'
+    async with app.router.lifespan_context(app), connected(app) as client:
+        for _ in ("hot", "cold"):
+            for body in bodies:
+                answer = await client.post("/v1/models/digits:predict", content=body)
+                assert answer.json()["error"]["status"] == "INVALID_ARGUMENT"
+            app.hot.clear()
+        assert (await client.get("/health/ready")).status_code == 200
+        named = [
+            (*(route.methods or ()), route.path) for route in app.router.routes if isinstance(route, APIRoute)
+        ]
+    assert len(set(named)) == len(named)
 
 
 async def test_it_can_be_mounted_in_another_application() -> None:

@@ -52,6 +52,51 @@ def test_the_processs_own_environment_is_read(monkeypatch: pytest.MonkeyPatch) -
     assert read({}).settings.keep_alive_s == 7
 
 
+ENDPOINT = {"AIP_ENDPOINT_ID": "7", "AIP_DEPLOYED_MODEL_ID": "8"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "health", "predict", "source"),
+    [
+        ({}, "", "", "default"),
+        (
+            {"AIP_HEALTH_ROUTE": "/health", "AIP_PREDICT_ROUTE": "/predict"},
+            "/health",
+            "/predict",
+            "AIP_PREDICT_ROUTE",
+        ),
+        ({"AIP_ENDPOINT_ID": "7"}, "", "", "default"),
+        (
+            ENDPOINT,
+            "",
+            "/v1/endpoints/7/deployedModels/8:predict",
+            "AIP_ENDPOINT_ID and AIP_DEPLOYED_MODEL_ID",
+        ),
+        ({**ENDPOINT, "AIP_PREDICT_ROUTE": "/p"}, "", "/p", "AIP_PREDICT_ROUTE"),
+        (
+            {"AIP_PREDICT_ROUTE": "/p", "LOGITSERVE_VERTEX_PREDICT_ROUTE": "/q"},
+            "",
+            "/q",
+            "LOGITSERVE_VERTEX_PREDICT_ROUTE",
+        ),
+        ({"AIP_MODE": "PREDICTION", "AIP_STORAGE_URI": "gs://x", "AIP_FRAMEWORK": ""}, "", "", "default"),
+    ],
+)
+def test_the_routes_of_vertex_ai_follow_its_variables(
+    tmp_path: Path, environ: dict[str, str], health: str, predict: str, source: str
+) -> None:
+    sourced = read({}, environ=environ, root=tmp_path)
+    chosen = sourced.settings
+    assert (chosen.vertex_health_route, chosen.vertex_predict_route) == (health, predict)
+    assert sourced.sources["vertex_predict_route"] == source
+
+
+@pytest.mark.parametrize("path", ["predict", "/{model}", "/a?b", "/a b", "/a#b"])
+def test_a_route_of_vertex_ai_is_a_plain_path(tmp_path: Path, path: str) -> None:
+    with pytest.raises(StartError, match="AIP_PREDICT_ROUTE: expected a path that begins with /, got"):
+        read({}, environ={"AIP_PREDICT_ROUTE": path}, root=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("environ", "mounted", "port", "source"),
     [
@@ -111,6 +156,7 @@ def test_what_kubernetes_puts_beside_a_service_of_our_name_is_left_alone(tmp_pat
             {"LOGITSERVE_WORKERS": "0"},
             "LOGITSERVE_WORKERS: expected a whole number from 1 to 512, or auto, got '0'",
         ),
+        ({"LOGITSERVE_V1": "KServe"}, "LOGITSERVE_V1: expected tensorflow or kserve, got 'KServe'"),
         ({"LOGITSERVE_PROVIDER": "gpu"}, "LOGITSERVE_PROVIDER: expected auto, cpu or cuda, got 'gpu'"),
         (
             {"LOGITSERVE_DRAIN_DELAY_S": "nan"},

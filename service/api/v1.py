@@ -31,6 +31,7 @@ _PLACES = {
 # How TensorFlow Serving begins to say it.
 _OPENINGS = {
     "unknown_route": "Malformed request: ",
+    "method_not_allowed": "Malformed request: ",
     "unknown_model": "Servable not found for request: ",
     "unknown_version": "Servable not found for request: ",
 }
@@ -153,9 +154,9 @@ def _get(path: str, name: str, endpoint: Any, openapi: Mapping[str, Any]) -> Rou
 def error_body(error: RequestError) -> tuple[int, bytes, str]:
     """Write an error as TensorFlow Serving does: its status, one sentence, and the media type.
 
-    It has no 422, and an unknown route is a mistake in the request to it, a 400 as well.
+    It has no 422, and to it a path that it does not know is a malformed request, whatever the method: 400 as well.
     """
-    status = 400 if error.status == 422 or error.code == "unknown_route" else error.status
+    status = 400 if error.status in {405, 422} or error.code == "unknown_route" else error.status
     return status, orjson.dumps({"error": _OPENINGS.get(error.code, "") + error.detail}), JSON
 
 
