@@ -9,12 +9,16 @@ Read in this order; imports only ever point up this list.
     arrays       npy and npz, in and out
     nested       nested JSON lists -> arrays
     options      the table of fields, and the options among them
+    json_writer  answers -> JSON, without loss
     tensors      the binary tensors of V2, and its data as JSON
     outputs      what may be asked for, and what is answered unasked
     labels       labels and weights
     fields       assemble: the fields of any dialect -> ScoreRequest
+    instances    instances and inputs, the JSON forms that several dialects share
     native       the native dialect, from both of its sides
     schemas      its JSON Schemas and runnable examples
     v2           the Open Inference Protocol V2, from both of its sides
     v2_schemas   its JSON Schemas and runnable examples
+    v1           TensorFlow Serving's REST API and KServe V1; Vertex AI's bodies too
+    v1_schemas   their JSON Schemas and runnable examples
 """
