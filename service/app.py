@@ -14,19 +14,22 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.api import v1, v2
+from service.api import v1
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
 from service.api.transport import Edge, Route, Shortcut, asgi
 from service.api.v1 import PREDICT_PATH, V1Dialect
 from service.api.v2 import INFER_PATH, V2Dialect
+from service.api.v2_models import V2Models
 from service.api.vertex import VertexDialect
 from service.heads.repository import Repository
 from service.metrics import Board, Metrics, Values
 from service.scorer import BatchLimits, Scorer
 from service.settings import Settings
+from service.wire import v2
 from service.wire.inference import OPERATIONS
 from service.wire.limits import Limits
+from service.wire.v2_models import Catalogue
 
 DESCRIPTION = """Probabilities, classes and exact cross-entropy from logits or features.
 
@@ -66,25 +69,41 @@ def create_app(
     app = Application(
         edge=edge, metrics=metrics, board=board, repository=repository, scorer=scorer, threads=threads
     )
-    operations = Operations(edge, app.count, board, app.starting)
+    for routes in dialects(app, settings, limits):
+        app.register(routes)
+    edge.error_bodies = {"/v2": v2.error_body, "/v1/": v1.error_body}
+    return app
+
+
+def dialects(app: "Application", settings: Settings, limits: Limits) -> list[list[Route]]:
+    """List the routes of every dialect; where two would have a path, it is the former's."""
+    scorer, repository = app.scorer, app.repository
+    parts = scorer, app.metrics, limits
+    operations = Operations(app.edge, app.count, app.board, app.starting)
+    catalogue = Catalogue(
+        __version__,
+        scorer.head_info,
+        repository.describe,
+        operations.counts,
+        rows_limit=settings.rows_limit,
+        batch_delay_s=settings.batch_delay_s,
+    )
     vertex = VertexDialect(
-        scorer,
-        metrics,
-        limits,
+        *parts,
         operations.ready,
         health_route=settings.vertex_health_route,
         predict_route=settings.vertex_predict_route,
     )
-    app.register(vertex.routes())  # first, since it is told its paths: even /predict is Vertex AI's then
-    app.register(NativeDialect(scorer, metrics, limits).routes())
-    app.register(V2Dialect(scorer, metrics, limits).routes())
-    kserve = settings.v1 == "kserve"
-    app.register(V1Dialect(scorer, metrics, limits, repository.describe, kserve=kserve).routes())
-    edge.error_bodies = {"/v2": v2.error_body, "/v1/": v1.error_body}
-    app.register(operations.routes())
-    app.register(ModelList(repository.describe).routes())
-    app.register(Documentation(app.openapi).routes())
-    return app
+    return [
+        vertex.routes(),  # first, since it is told its paths: even /predict is Vertex AI's then
+        NativeDialect(*parts).routes(),
+        V2Dialect(*parts).routes(),
+        V2Models(catalogue, operations.ready).routes(),
+        V1Dialect(*parts, repository.describe, kserve=settings.v1 == "kserve").routes(),
+        operations.routes(),
+        ModelList(repository.describe).routes(),
+        Documentation(app.openapi).routes(),
+    ]
 
 
 class Application(FastAPI):

@@ -87,11 +87,15 @@ class Operations:
         return Answer(b'{"status":"ready"}', JSON)
 
     async def metrics(self, _exchange: Exchange) -> Answer:
+        return Answer(self._exposition.text(self.counts()), self._exposition.CONTENT_TYPE)
+
+    def counts(self) -> Values:
+        """Sum up the counts of all workers."""
         snapshots = [self._count()]
         if self._board is not None:
             self._board.publish(snapshots[0])
             snapshots.extend(self._board.others())
-        return Answer(self._exposition.text(summed(snapshots)), self._exposition.CONTENT_TYPE)
+        return summed(snapshots)
 
 
 class ModelList:

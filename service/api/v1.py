@@ -15,6 +15,7 @@ from service.outcomes import Deliver
 from service.scorer import Scorer
 from service.types import HeadInfo, ScoreRequest, ScoreResult
 from service.wire import v1, v1_schemas
+from service.wire.inference import OPERATIONS
 from service.wire.limits import Limits
 
 JSON = "application/json"
@@ -110,7 +111,7 @@ class V1Dialect:
             deliver(Invalid("unknown_output", f"{verb}: {_REFUSED[verb]}"))
 
     async def models(self, _exchange: Exchange) -> Answer:
-        names = [*(model["name"] for model in self._describe()), *v1.OPERATIONS]
+        names = [*(model["name"] for model in self._describe()), *OPERATIONS]
         return Answer(orjson.dumps({"models": list(dict.fromkeys(names))}), JSON)
 
     async def metadata(self, exchange: Exchange) -> Answer:

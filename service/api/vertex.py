@@ -13,6 +13,7 @@ from service.outcomes import Deliver
 from service.scorer import Scorer
 from service.types import ScoreResult
 from service.wire import v1, v1_schemas, v2
+from service.wire.inference import Inference
 from service.wire.limits import Limits
 
 JSON = "application/json"
@@ -113,6 +114,6 @@ def _encode(asked: v1.Prediction, result: ScoreResult) -> Encoded:
     return Encoded(v1.encode(asked, result), JSON)
 
 
-def _encode_raw(asked: v2.Inference, result: ScoreResult) -> Encoded:
+def _encode_raw(asked: Inference, result: ScoreResult) -> Encoded:
     body = v2.encode(asked, result)
     return Encoded(body.content, JSON if body.json_bytes is None else f"{TRITON}{body.json_bytes}")

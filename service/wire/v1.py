@@ -13,12 +13,11 @@ from service.errors import Invalid, NotFound
 from service.types import HeadInfo, Operation, ScoreRequest, ScoreResult
 from service.wire import instances, json_writer
 from service.wire.fields import HeadOf, assemble
+from service.wire.inference import OPERATIONS
 from service.wire.instances import TENSORS, Fields
 from service.wire.json_reader import name_of, read_object
 from service.wire.limits import Limits
 
-# The models that need no head; a head of the same name is reached by the native routes.
-OPERATIONS: dict[str, Operation] = {"softmax": "softmax", "loss": "loss"}
 # The protocol knows no model without a version.
 OPERATION_VERSION = "1"
 

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.errors import Invalid, Malformed
+from service.errors import Invalid, Malformed, RequestError
 from service.types import HeadInfo, Operation, ScoreResult
 from service.wire import tensors
 from service.wire.fields import HeadOf
@@ -33,6 +33,7 @@ from service.wire.inference import (
 )
 from service.wire.json_reader import name_of, read_object
 from service.wire.limits import Limits, check_elements
+from service.wire.media import JSON
 from service.wire.tensors import DATATYPES, Body, write
 
 JSON_LENGTH = "Inference-Header-Content-Length"
@@ -64,6 +65,16 @@ class _Said(NamedTuple):
 
     inputs: tuple[_Input, ...]
     asked: Asked
+
+
+def error_body(error: RequestError) -> tuple[int, bytes, str]:
+    """Write an error as the protocol does: its status, one sentence, and the media type.
+
+    The protocol has no 422: every mistake in a request that can be read is a 400 too. Its clients read an error only
+    where the media type is exactly so, without a charset.
+    """
+    status = 400 if error.status == 422 else error.status
+    return status, orjson.dumps({"error": error.detail}), JSON
 
 
 def decode(

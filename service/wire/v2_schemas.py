@@ -71,6 +71,50 @@ ANSWER: Schema = {
 }
 ERROR: Schema = {"type": "object", "properties": {"error": _TEXT}, "required": ["error"]}
 
+SERVER: Schema = {
+    "type": "object",
+    "properties": {"name": _TEXT, "version": _TEXT, "extensions": {"type": "array", "items": _TEXT}},
+    "required": ["name", "version", "extensions"],
+}
+LIVE: Schema = {"type": "object", "properties": {"live": {"const": True}}, "required": ["live"]}
+READY: Schema = {
+    "type": "object",
+    "properties": {"name": _TEXT, "ready": {"const": True}},
+    "required": ["ready"],
+}
+_TOLD_TENSOR: Schema = {
+    "type": "object",
+    "properties": {
+        "name": _TEXT,
+        "datatype": {"enum": list(DATATYPES)},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": -1}},
+    },
+    "required": ["name", "datatype", "shape"],
+}
+MODEL: Schema = {
+    "type": "object",
+    "properties": {
+        "name": _TEXT,
+        "versions": {"type": "array", "items": _TEXT},
+        "platform": _TEXT,
+        "inputs": {"type": "array", "items": _TOLD_TENSOR},
+        "outputs": {"type": "array", "items": _TOLD_TENSOR},
+    },
+    "required": ["name", "platform", "inputs", "outputs"],
+}
+CONFIG: Schema = {
+    "description": "As Triton's ModelConfig.",
+    "type": "object",
+    "properties": {"name": _TEXT, "platform": _TEXT, "max_batch_size": {"type": "integer"}},
+    "required": ["name", "platform", "max_batch_size", "input", "output"],
+}
+COUNTS: Schema = {
+    "description": "As in Triton's statistics extension.",
+    "type": "object",
+    "properties": {"model_stats": {"type": "array", "items": {"type": "object"}}},
+    "required": ["model_stats"],
+}
+
 EXAMPLES: dict[str, Schema] = {
     "nested": {
         "summary": "Two rows of three logits, nested (model softmax)",
@@ -121,15 +165,37 @@ _FAULTS = {
 }
 
 
+_TAGS = ["open inference protocol"]
+
+
+def told(summary: str, schema: Schema, *in_path: str) -> Schema:
+    """Return the OpenAPI operation of a route that tells something; `in_path` are the names that its path says."""
+    faults = {"503": _FAULTS["503"]} | ({"404": _FAULTS["404"]} if in_path else {})
+    error = {"content": {JSON: {"schema": ERROR}}}
+    return {
+        "tags": _TAGS,
+        "summary": summary,
+        "parameters": _in_path(*in_path),
+        "responses": {
+            "200": {"description": summary, "content": {JSON: {"schema": schema}}},
+            **{status: {"description": fault} | error for status, fault in faults.items()},
+        },
+    }
+
+
+def _in_path(*names: str) -> list[Schema]:
+    return [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in names]
+
+
 def operation(*in_path: str) -> Schema:
     """Return the OpenAPI operation of a route to infer; `in_path` are the names that its path says."""
     error = {"content": {JSON: {"schema": ERROR}}}
     return {
-        "tags": ["open inference protocol"],
+        "tags": _TAGS,
         "summary": "Tensors in, tensors out",
         "description": "The Open Inference Protocol V2, with its binary tensors: the fastest way in and out.",
         "operationId": "_by_".join(("infer", *in_path[-1:])),
-        "parameters": [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in in_path],
+        "parameters": _in_path(*in_path),
         "requestBody": {
             "required": True,
             "content": {JSON: {"schema": REQUEST, "examples": EXAMPLES}, BINARY: _BINARY_CONTENT},

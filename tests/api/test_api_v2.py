@@ -6,14 +6,11 @@ from typing import Any
 
 import httpx
 import numpy as np
-import orjson
 import pytest
 from conftest import MODELS, connected
 from numpy.typing import NDArray
 
-from service.api import v2 as routes
 from service.app import create_app
-from service.errors import DeadlineExceeded, Invalid, NotFound, NotReady, RequestError, TooLarge
 from service.settings import Settings
 from service.wire import v2, v2_schemas
 from service.wire.limits import Limits
@@ -185,21 +182,6 @@ async def test_every_mistake_is_one_sentence(
     assert list(answer.json()) == ["error"]
     assert 0 < len(answer.json()["error"]) < 500
     assert "x-request-id" in answer.headers
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (Invalid("rank", "expected an axis", path="logits"), 400),
-        (NotFound("unknown_model", "no such model", path="model"), 404),
-        (TooLarge("rows_too_many", "too many rows", path="logits"), 413),
-        (NotReady("not_ready", "starting"), 503),
-        (DeadlineExceeded("deadline", "too late"), 504),
-    ],
-)
-def test_errors_keep_their_status_but_for_422(error: RequestError, status: int) -> None:
-    body = orjson.dumps({"error": error.detail})
-    assert routes.error_body(error) == (status, body, "application/json")
 
 
 async def test_the_deadline_is_kept(client: httpx.AsyncClient) -> None:

@@ -57,6 +57,12 @@ def test_what_is_written_reads_back_to_the_last_bit(dtype: type, data: st.DataOb
     np.testing.assert_array_equal(read, array, strict=True)
 
 
+def test_text_is_a_list_whichever_kind_of_array_it_is_in() -> None:
+    for kind in (np.str_, np.object_):
+        assert write(x=np.array([["a", "\u00e9"]], kind)) == b'{"x":[["a","\xc3\xa9"]]}'
+        assert json_writer.plain_leaves(np.array(["a"], kind)) == ["a"]
+
+
 def test_a_flat_array_of_finite_numbers_stays_an_array() -> None:
     flat = np.array([1.0, 2.0], np.float32)
     assert np.shares_memory(json_writer.plain_leaves(flat), flat)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from service.errors import NotFound, RequestError
+from service.errors import DeadlineExceeded, Invalid, NotFound, NotReady, RequestError, TooLarge
 from service.types import HeadInfo, Output, ScoreResult
 from service.wire import nested, tensors, v2
 from service.wire.inference import OPERATIONS, Inference
@@ -383,6 +383,24 @@ def test_memory_stays_under_the_body_and_two_tensors() -> None:
     # The body is there already; checking that all is finite takes a byte a number.
     assert decoding_bytes < features.nbytes // 2
     assert encoding_bytes < len(answer.content) + (1 << 16)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Invalid("rank", "expected an axis", path="logits"), 400),
+        (NotFound("unknown_model", "no such model", path="model"), 404),
+        (TooLarge("rows_too_many", "too many rows", path="logits"), 413),
+        (NotReady("not_ready", "starting"), 503),
+        (DeadlineExceeded("deadline", "too late"), 504),
+    ],
+)
+def test_errors_keep_their_status_but_for_422(error: RequestError, status: int) -> None:
+    body = orjson.dumps({"error": error.detail})
+    assert v2.error_body(error) == (status, body, "application/json")
 
 
 # Answers
