@@ -17,6 +17,7 @@ from service import __version__
 from service.api import v1
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
+from service.api.scoring import Scoring
 from service.api.transport import Edge, Route, Shortcut, asgi
 from service.api.v1 import PREDICT_PATH, V1Dialect
 from service.api.v2 import INFER_PATH, V2Dialect
@@ -78,7 +79,7 @@ def create_app(
 def dialects(app: "Application", settings: Settings, limits: Limits) -> list[list[Route]]:
     """List the routes of every dialect; where two would have a path, it is the former's."""
     scorer, repository = app.scorer, app.repository
-    parts = scorer, app.metrics, limits
+    scoring = Scoring(scorer, app.metrics, limits, compress=settings.compress == "on")
     operations = Operations(app.edge, app.count, app.board, app.starting)
     catalogue = Catalogue(
         __version__,
@@ -89,17 +90,17 @@ def dialects(app: "Application", settings: Settings, limits: Limits) -> list[lis
         batch_delay_s=settings.batch_delay_s,
     )
     vertex = VertexDialect(
-        *parts,
+        scoring,
         operations.ready,
         health_route=settings.vertex_health_route,
         predict_route=settings.vertex_predict_route,
     )
     return [
         vertex.routes(),  # first, since it is told its paths: even /predict is Vertex AI's then
-        NativeDialect(*parts).routes(),
-        V2Dialect(*parts).routes(),
+        NativeDialect(scoring).routes(),
+        V2Dialect(scoring).routes(),
         V2Models(catalogue, operations.ready).routes(),
-        V1Dialect(*parts, repository.describe, kserve=settings.v1 == "kserve").routes(),
+        V1Dialect(scoring, repository.describe, kserve=settings.v1 == "kserve").routes(),
         operations.routes(),
         ModelList(repository.describe).routes(),
         Documentation(app.openapi).routes(),

@@ -125,6 +125,12 @@ class Settings(BaseModel):
         "a whole number from 3 to 1000",
         "deepest nesting of a JSON body: NumPy had at most 32 dimensions until 2.0; Triton stops at 100, orjson at 1024",
     )
+    compress: Literal["off", "on"] = _setting(
+        "off",
+        "off or on",
+        "whether answers of 1 KiB and more are compressed for callers whose Accept-Encoding says so: common clients say it"
+        " unthinkingly, and on a fast network it costs more than it saves",
+    )
     v1: Literal["tensorflow", "kserve"] = _setting(
         "tensorflow",
         "tensorflow or kserve",

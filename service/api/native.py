@@ -5,22 +5,17 @@ from functools import partial
 from service.api.exchange import Answer, Exchange
 from service.api.scoring import Decoded, Encoded, Scoring
 from service.api.transport import Route, conversed
-from service.metrics import Metrics
 from service.outcomes import Deliver
-from service.scorer import Scorer
 from service.types import Operation, ScoreResult
 from service.wire import native, schemas
-from service.wire.limits import Limits
 from service.wire.media import JSON
 
 NAMED, VERSIONED = "/models/{model}/predict", "/models/{model}/versions/{version}/predict"
 
 
 class NativeDialect:
-    def __init__(self, scorer: Scorer, metrics: Metrics, limits: Limits) -> None:
-        self._scoring = Scoring(scorer, metrics, limits)
-        self._scorer = scorer
-        self._limits = limits
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring = scoring
 
     def routes(self) -> list[Route]:
         return [
@@ -48,8 +43,8 @@ class NativeDialect:
             body,
             media_type=exchange.header(b"content-type") or "",
             query=exchange.query if exchange.query_string else (),
-            limits=self._limits,
-            head_of=self._scorer.head_info,
+            limits=self._scoring.limits,
+            head_of=self._scoring.scorer.head_info,
             named=(params["model"], params.get("version")) if params else None,
         )
         return Decoded(request, _encode_json if accepted == JSON else partial(_encode, accepted))

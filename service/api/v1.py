@@ -10,13 +10,10 @@ from service.api.exchange import Answer, Exchange
 from service.api.scoring import Decode, Decoded, Encoded, Scoring
 from service.api.transport import Begin, Route, conversed
 from service.errors import Invalid, NotFound, RequestError
-from service.metrics import Metrics
 from service.outcomes import Deliver
-from service.scorer import Scorer
 from service.types import HeadInfo, ScoreRequest, ScoreResult
 from service.wire import v1, v1_schemas
 from service.wire.inference import OPERATIONS
-from service.wire.limits import Limits
 
 JSON = "application/json"
 
@@ -48,16 +45,12 @@ class V1Dialect:
 
     def __init__(
         self,
-        scorer: Scorer,
-        metrics: Metrics,
-        limits: Limits,
+        scoring: Scoring,
         describe: Callable[[], list[dict[str, Any]]],
         *,
         kserve: bool,
     ) -> None:
-        self._scoring = Scoring(scorer, metrics, limits)
-        self._scorer = scorer
-        self._limits = limits
+        self._scoring = scoring
         self._describe = describe
         self._kserve = kserve
 
@@ -86,8 +79,8 @@ class V1Dialect:
             model=params["model"],
             version=_version_of(params),
             kserve=self._kserve,
-            limits=self._limits,
-            head_of=self._scorer.head_info,
+            limits=self._scoring.limits,
+            head_of=self._scoring.scorer.head_info,
         )
         return Decoded(asked.request, partial(_encode, asked))
 
@@ -97,8 +90,8 @@ class V1Dialect:
             body,
             model=params["model"],
             version=_version_of(params),
-            limits=self._limits,
-            head_of=self._scorer.head_info,
+            limits=self._scoring.limits,
+            head_of=self._scoring.scorer.head_info,
         )
         return Decoded(request, partial(_encode_examples, request))
 
@@ -131,7 +124,7 @@ class V1Dialect:
 
     def _head_of(self, params: Mapping[str, str]) -> HeadInfo | None:
         """Find the head that a path names; an operation has none."""
-        return v1.find_head(params["model"], _version_of(params), self._scorer.head_info)
+        return v1.find_head(params["model"], _version_of(params), self._scoring.scorer.head_info)
 
 
 def _version_of(params: Mapping[str, str]) -> str | None:

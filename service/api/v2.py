@@ -5,13 +5,10 @@ from functools import partial
 from service.api.exchange import Answer, Exchange
 from service.api.scoring import COST_OF_JSON_BYTE, COST_OF_JSON_NUMBER, Decoded, Encoded, Scoring
 from service.api.transport import Route, conversed
-from service.metrics import Metrics
 from service.outcomes import Deliver
-from service.scorer import Scorer
 from service.types import ScoreResult
 from service.wire import v2, v2_schemas
 from service.wire.inference import Inference
-from service.wire.limits import Limits
 from service.wire.media import JSON
 
 BINARY = "application/octet-stream"
@@ -24,10 +21,8 @@ INFER_PATH = "/v2/models/{model}/infer"
 
 
 class V2Dialect:
-    def __init__(self, scorer: Scorer, metrics: Metrics, limits: Limits) -> None:
-        self._scoring = Scoring(scorer, metrics, limits)
-        self._scorer = scorer
-        self._limits = limits
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring = scoring
 
     def routes(self) -> list[Route]:
         paths = {
@@ -56,8 +51,8 @@ class V2Dialect:
             exchange.header(JSON_LENGTH),
             model=exchange.path_params["model"],
             version=exchange.path_params.get("version"),
-            limits=self._limits,
-            head_of=self._scorer.head_info,
+            limits=self._scoring.limits,
+            head_of=self._scoring.scorer.head_info,
         )
         cost = COST_OF_RAW_NUMBER if asked.binary else COST_OF_JSON_NUMBER
         return Decoded(asked.request, partial(_encode, asked), cost)

@@ -8,13 +8,10 @@ from service.api.exchange import Answer, Exchange
 from service.api.scoring import COST_OF_JSON_BYTE, Decoded, Encoded, Scoring
 from service.api.transport import Endpoint, Route, conversed
 from service.errors import RequestError
-from service.metrics import Metrics
 from service.outcomes import Deliver
-from service.scorer import Scorer
 from service.types import ScoreResult
 from service.wire import v1, v1_schemas, v2
 from service.wire.inference import Inference
-from service.wire.limits import Limits
 
 JSON = "application/json"
 # What rawPredict passes through for the V2 protocol's binary tensors, as Triton names it.
@@ -35,17 +32,13 @@ class VertexDialect:
 
     def __init__(
         self,
-        scorer: Scorer,
-        metrics: Metrics,
-        limits: Limits,
+        scoring: Scoring,
         ready: Endpoint,
         *,
         health_route: str,
         predict_route: str,
     ) -> None:
-        self._scoring = Scoring(scorer, metrics, limits)
-        self._scorer = scorer
-        self._limits = limits
+        self._scoring = scoring
         self._ready = ready
         self._health_route, self._predict_route = health_route, predict_route
 
@@ -82,15 +75,17 @@ class VertexDialect:
             model=None,
             version=None,
             kserve=True,
-            limits=self._limits,
-            head_of=self._scorer.head_info,
+            limits=self._scoring.limits,
+            head_of=self._scoring.scorer.head_info,
         )
         return Decoded(asked.request, partial(_encode, asked))
 
     def _decode_raw(self, json_length: str, _exchange: Exchange, body: bytes) -> Decoded:
-        head_of = self._scorer.head_info
+        head_of = self._scoring.scorer.head_info
         model = head_of(None, None).model
-        asked = v2.decode(body, json_length, model=model, version=None, limits=self._limits, head_of=head_of)
+        asked = v2.decode(
+            body, json_length, model=model, version=None, limits=self._scoring.limits, head_of=head_of
+        )
         return Decoded(asked.request, partial(_encode_raw, asked))
 
 

@@ -1,9 +1,10 @@
-"""Compressed bodies: gzip, deflate and zstd, inflated under a limit.
+"""Compressed bodies: gzip, deflate and zstd, inflated under a limit, and written where a caller asks.
 
 Nothing is inflated much further than the limit, whatever a body claims. What the bytes mean is not known
 here.
 """
 
+import gzip
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -12,6 +13,7 @@ import zstandard
 
 from service.errors import Malformed, UnsupportedMedia
 from service.wire.limits import body_too_large
+from service.wire.media import read_range
 
 GZIP_WBITS = 31  # zlib's word for "a gzip header and trailer"
 RAW_WBITS = -15  # zlib's word for "neither header nor trailer"
@@ -72,6 +74,16 @@ CODECS = {
 }
 
 
+# Numbers hardly compress: the higher levels of zlib cost three times as much for a hundredth of the bytes.
+LEVEL = 1
+# The first are the fastest; a header that likes several alike gets the first of them.
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "zstd": lambda body: zstandard.ZstdCompressor(LEVEL).compress(body),
+    "gzip": lambda body: gzip.compress(body, LEVEL, mtime=0),
+    "deflate": lambda body: zlib.compress(body, LEVEL),
+}
+
+
 def decompress(body: bytes, content_encoding: str, limit_bytes: int) -> bytes:
     """Undo what a Content-Encoding header lists, the last encoding first.
 
@@ -98,6 +110,18 @@ def decompress(body: bytes, content_encoding: str, limit_bytes: int) -> bytes:
             message = f"expected a body compressed with {name}: {str(error)[:80]}"
             raise Malformed("malformed_encoding", message) from None
     return body
+
+
+def preferred(accept_encoding: str) -> str | None:
+    """Return the encoding that an Accept-Encoding header likes best, of those that we write; None for none."""
+    qualities = dict(map(read_range, accept_encoding.split(",")))
+    best = max(COMPRESSORS, key=lambda name: qualities.get(name, 0))
+    return best if qualities.get(best, 0) > 0 else None
+
+
+def compress(body: bytes, encoding: str) -> bytes:
+    """Compress a body with one of `COMPRESSORS`."""
+    return COMPRESSORS[encoding](body)
 
 
 def _inflate(body: bytes, codec: Codec, limit_bytes: int) -> bytes:

@@ -61,7 +61,7 @@ def accepted(accept_header: str | None) -> str:
     """
     if not accept_header or accept_header in {"*/*", JSON}:
         return JSON
-    ranges = [_read_range(text) for text in accept_header.split(",")]
+    ranges = [read_range(text) for text in accept_header.split(",")]
     best = max(WRITABLE, key=lambda media_type: _quality(media_type, ranges))
     if _quality(best, ranges) <= 0:
         message = f"expected Accept to allow {', '.join(WRITABLE)}; got {accept_header[:40]!r}"
@@ -69,7 +69,7 @@ def accepted(accept_header: str | None) -> str:
     return best
 
 
-def _read_range(text: str) -> tuple[str, float]:
+def read_range(text: str) -> tuple[str, float]:
     """Read `application/json;q=0.5`; a q that is none counts as 1, as if it were not there."""
     name, *parameters = text.lower().split(";")
     quality = 1.0

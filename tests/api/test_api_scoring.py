@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from service.api.exchange import Answer, Exchange
-from service.api.scoring import Decode, Decoded, Encoded, Scoring
+from service.api.scoring import COMPRESSED_BYTES, Decode, Decoded, Encoded, Scoring
 from service.errors import Invalid, QueueFull, TooLarge, UnsupportedMedia
 from service.metrics import Metrics
 from service.outcomes import Deliver, Gone, awaited
 from service.scorer import INLINE_COST, Scorer
 from service.types import HeadInfo, ScoreRequest, ScoreResult
+from service.wire import encodings
 from service.wire.limits import Limits
 
 pytestmark = pytest.mark.anyio
@@ -200,3 +201,36 @@ async def test_a_fault_of_the_encoder_goes_on_to_the_edge() -> None:
         await bench.answer(lambda _exchange, _body: Decoded(REQUEST, fail))
     assert failures(bench) == 1
     assert bench.metrics.values["logitserve_rows"] == {}
+
+
+@pytest.mark.parametrize(
+    ("accepted", "size", "encoding"),
+    [
+        ("gzip", COMPRESSED_BYTES, "gzip"),
+        ("deflate, gzip;q=0.5", 10_000, "deflate"),
+        ("gzip", COMPRESSED_BYTES - 1, None),
+        ("br", 10_000, None),
+    ],
+)
+async def test_answers_are_compressed_where_that_is_switched_on_and_asked_for(
+    accepted: str, size: int, encoding: str | None
+) -> None:
+    def decode(_exchange: Exchange, _body: bytes) -> Decoded:
+        return Decoded(REQUEST, lambda _result: Encoded(b"x" * size, "text/plain"))
+
+    bench = Bench(b"", accept_encoding=accepted)
+    off = await bench.answer(decode)
+    assert off.body == b"x" * size
+    assert "vary" not in headers_of(off)
+    bench.scoring.compress = True
+    on = await bench.answer(decode)
+    headers = headers_of(on)
+    assert headers["vary"] == "accept-encoding"
+    assert headers.get("content-encoding") == encoding
+    assert encodings.decompress(on.body, encoding or "identity", size) == b"x" * size
+
+
+async def test_who_asks_for_nothing_gets_nothing_compressed() -> None:
+    bench = Bench(b"")
+    bench.scoring.compress = True
+    assert "content-encoding" not in headers_of(await bench.answer())

@@ -1,6 +1,7 @@
 """The routes of the Open Inference Protocol V2, from bytes to bytes."""
 
 import gzip
+import random
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -207,3 +208,20 @@ async def test_unknown_routes_and_methods_under_v2_answer_as_the_protocol_does(
     method = await client.get(HEAD)
     assert (method.status_code, method.headers["allow"]) == (405, "POST")
     assert method.json() == {"error": "this path answers POST only"}
+
+
+async def test_no_damage_to_a_body_is_a_fault_of_the_service(client: httpx.AsyncClient) -> None:
+    chance = random.Random(4)
+    body = v2.encode_request({"features": FEATURES, "labels": np.array([1, 2])}, outputs=["losses"])
+    statuses = set()
+    for _ in range(1000):
+        content = bytearray(body.content)
+        for _ in range(chance.randrange(3)):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        length = chance.choice([body.json_bytes, body.json_bytes, 0, 1 << 31, 1 << 63, -1, len(content) + 1])
+        cut = bytes(content[: chance.choice([None, chance.randrange(len(content))])])
+        answer = await client.post(HEAD, content=cut, headers={v2.JSON_LENGTH: str(length)})
+        statuses.add(answer.status_code)
+        if answer.status_code != 200:
+            assert list(answer.json()) == ["error"]
+    assert statuses == {200, 400}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import Malformed, RequestError, TooLarge, UnsupportedMedia
-from service.wire.encodings import MAX_ENCODINGS, decompress
+from service.wire.encodings import COMPRESSORS, MAX_ENCODINGS, compress, decompress, preferred
 
 BODY = b'{"logits": [0.5, 1.5, 0.1]}' * 20
 LIMIT_BYTES = 100_000
@@ -208,3 +208,27 @@ def test_a_damaged_body_decompresses_or_is_refused(data: st.DataObject, encoding
     place = data.draw(st.integers(0, len(body) - 1))
     body[place] ^= data.draw(st.integers(1, 255))
     assert outcome(encoding, bytes(body)) in {"decompressed", "malformed_encoding", "body_too_large"}
+
+
+@given(st.binary(max_size=4096), st.sampled_from(sorted(COMPRESSORS)))
+def test_what_we_compress_comes_out_again(body: bytes, encoding: str) -> None:
+    assert decompress(compress(body, encoding), encoding, LIMIT_BYTES) == body
+
+
+@pytest.mark.parametrize(
+    ("accepted", "chosen"),
+    [
+        ("gzip", "gzip"),
+        ("gzip, deflate, zstd", "zstd"),
+        ("gzip, deflate", "gzip"),
+        ("deflate;q=1.0, gzip;q=0.5", "deflate"),
+        ("GZIP ; q=0.1", "gzip"),
+        ("br", None),
+        ("gzip;q=0", None),
+        ("identity", None),
+        ("*", None),
+        ("", None),
+    ],
+)
+def test_the_caller_says_which_encoding_he_likes_best(accepted: str, chosen: str | None) -> None:
+    assert preferred(accepted) == chosen

@@ -367,16 +367,16 @@ def test_no_list_is_made_of_a_raw_tensor(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_memory_stays_under_the_body_and_two_tensors() -> None:
-    limits = Limits(body_bytes=1 << 30, rows=1 << 22, elements=1 << 23, json_depth=16)
-    features = np.ones((1 << 20, 4), np.float32)
+    limits = Limits(body_bytes=1 << 30, rows=1 << 22, elements=1 << 24, json_depth=16)
+    features = np.ones((1 << 22, 4), np.float32)
     body = v2.encode_request({"features": features}, outputs=["probabilities"])
-    assert len(body.content) > 16 << 20
+    assert len(body.content) > 64 << 20
     tracemalloc.start()
     try:
         asked = decode(body.content, length_of(body), limits=limits)
         _, decoding_bytes = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
-        answer = v2.encode(asked, ScoreResult({"probabilities": features}, 1 << 20, head=HEAD))
+        answer = v2.encode(asked, ScoreResult({"probabilities": features}, 1 << 22, head=HEAD))
         _, encoding_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
