@@ -13,7 +13,7 @@ from service.errors import Invalid, NotFound, RequestError
 from service.outcomes import Deliver
 from service.types import HeadInfo, ScoreRequest, ScoreResult
 from service.wire import v1, v1_schemas
-from service.wire.inference import OPERATIONS
+from service.wire.inference import OPERATION_VERSION, OPERATIONS
 
 JSON = "application/json"
 
@@ -115,7 +115,7 @@ class V1Dialect:
         params = exchange.path_params
         model = params["model"]
         head = self._head_of(params)
-        versions = [{"version": v1.OPERATION_VERSION, "state": "ready", "reason": None}]
+        versions = [{"version": OPERATION_VERSION, "state": "ready", "reason": None}]
         if head is not None:
             (versions,) = [told["versions"] for told in self._describe() if told["name"] == model]
             if len(params) > 1:

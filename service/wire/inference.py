@@ -19,6 +19,8 @@ from service.wire.options import FIELDS, unknown_name
 
 # The models that need no head; a head of the same name is reached by the native routes.
 OPERATIONS: dict[str, Operation] = {"softmax": "softmax", "loss": "loss"}
+# Clients that ask for a version, or expect a number in one's place, find this one.
+OPERATION_VERSION = "1"
 
 # What may be sent as a tensor, and the error of one that holds something else.
 TYPE_CODES = {
@@ -92,11 +94,18 @@ class Asked(NamedTuple):
     id: str | None = None
 
 
-def operation_of(model: str, version: str | None) -> Operation:
-    """Return what a model does; the operations on bare logits have no versions."""
-    operation = OPERATIONS.get(model, "predict")
-    if operation != "predict" and version is not None:
-        raise NotFound("unknown_version", f"{model} is an operation, which has no versions", path="version")
+def operation_of(model: str | None, version: str | None) -> Operation:
+    """Return what a model does.
+
+    Raises
+    ------
+    NotFound
+        An operation on bare logits in another version than `OPERATION_VERSION`.
+    """
+    operation = OPERATIONS.get(model or "", "predict")
+    if operation != "predict" and version not in {None, OPERATION_VERSION}:
+        message = f"{model} is an operation, whose only version is {OPERATION_VERSION}"
+        raise NotFound("unknown_version", message, path="version")
     return operation
 
 

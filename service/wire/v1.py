@@ -9,17 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.errors import Invalid, NotFound
+from service.errors import Invalid
 from service.types import HeadInfo, Operation, ScoreRequest, ScoreResult
 from service.wire import instances, json_writer
 from service.wire.fields import HeadOf, assemble
-from service.wire.inference import OPERATIONS
+from service.wire.inference import OPERATION_VERSION, OPERATIONS, operation_of
 from service.wire.instances import TENSORS, Fields
 from service.wire.json_reader import name_of, read_object
 from service.wire.limits import Limits
-
-# The protocol knows no model without a version.
-OPERATION_VERSION = "1"
 
 DEFAULT_SIGNATURE = "serving_default"
 # What each signature answers, the list that an exported Keras classifier gives first.
@@ -79,7 +76,7 @@ def decode(
     RequestError
         The first fault: of the JSON, of the form, then in the order of `fields.assemble`.
     """
-    operation = _operation_of(model, version)
+    operation = operation_of(model, version)
     said = instances.read_body(body, limits)
     fields, by_rows = instances.read(operation, said, alike=kserve)
     fields |= instances.read_options(operation, said.get("parameters"), "parameters")
@@ -113,7 +110,7 @@ def decode_examples(
     RequestError
         As in `decode`.
     """
-    operation = _operation_of(model, version)
+    operation = operation_of(model, version)
     name = TENSORS[operation][0]
     if operation == "loss":
         raise Invalid("unknown_output", "loss is no classifier: ask it to :predict")
@@ -152,7 +149,7 @@ def find_head(model: str, version: str | None, head_of: HeadOf) -> HeadInfo | No
     NotFound, NotReady
         Also where an operation is asked for in another version than `OPERATION_VERSION`.
     """
-    return head_of(model, version) if _operation_of(model, version) == "predict" else None
+    return head_of(model, version) if operation_of(model, version) == "predict" else None
 
 
 def write_status(model: str, versions: Iterable[Mapping[str, Any]]) -> bytes:
@@ -193,14 +190,6 @@ def write_metadata(model: str, head: HeadInfo | None) -> bytes:
             "metadata": {"signature_def": {"signature_def": signatures}},
         }
     )
-
-
-def _operation_of(model: str | None, version: str | None) -> Operation:
-    operation = OPERATIONS.get(model or "", "predict")
-    if operation != "predict" and version not in {None, OPERATION_VERSION}:
-        message = f"{model} is an operation, whose only version is {OPERATION_VERSION}"
-        raise NotFound("unknown_version", message, path="version")
-    return operation
 
 
 def _named(model: str | None, version: str | None) -> tuple[str, str | None] | None:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from service.types import HeadInfo
 from service.wire.fields import HeadOf
-from service.wire.inference import DEFAULTS, OPERATIONS, operation_of
+from service.wire.inference import DEFAULTS, OPERATION_VERSION, OPERATIONS, operation_of
 
 # What clients look for before they use it.
 EXTENSIONS = (
@@ -91,8 +91,14 @@ class Catalogue:
         """Describe the tensors of a model; an axis of any length is -1. Raises as `find`."""
         head = self.find(model, version)
         inputs, outputs = _tensors(model, head)
-        told = {} if head is None else {"versions": self._versions(model)}
-        return {"name": model, **told, "platform": "onnx_onnxv1", "inputs": inputs, "outputs": outputs}
+        versions = [OPERATION_VERSION] if head is None else self._versions(model)
+        return {
+            "name": model,
+            "versions": versions,
+            "platform": "onnx_onnxv1",
+            "inputs": inputs,
+            "outputs": outputs,
+        }
 
     def config(self, model: str, version: str | None) -> dict[str, Any]:
         """Describe a model as Triton's load tester wants it: its axes without that of the rows. Raises as `find`."""
@@ -174,7 +180,7 @@ def _statistics(values: Values, key: tuple[str, str]) -> dict[str, Any]:
     nothing = {"count": 0, "ns": 0}
     return {
         "name": key[0],
-        "version": key[1],
+        "version": key[1] or OPERATION_VERSION,
         "last_inference": int(
             values.get("logitserve_last_scored_timestamp_seconds", {}).get(key, 0) * _MILLISECONDS
         ),

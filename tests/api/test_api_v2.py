@@ -170,7 +170,7 @@ async def test_large_raw_tensors_are_scored(client: httpx.AsyncClient) -> None:
         ),
         ("/v2/models/cats/infer", None, 404),
         ("/v2/models/digits/versions/9/infer", None, 404),
-        ("/v2/models/softmax/versions/1/infer", None, 404),
+        ("/v2/models/softmax/versions/2/infer", None, 404),
     ],
 )
 async def test_every_mistake_is_one_sentence(

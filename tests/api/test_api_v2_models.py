@@ -80,7 +80,7 @@ async def test_a_model_is_told_with_and_without_its_version(client: httpx.AsyncC
 
 
 @pytest.mark.parametrize("suffix", ["", "/ready", "/config", "/stats"])
-@pytest.mark.parametrize("path", ["/v2/models/cats", f"{DIGITS}/versions/9", "/v2/models/loss/versions/1"])
+@pytest.mark.parametrize("path", ["/v2/models/cats", f"{DIGITS}/versions/9", "/v2/models/loss/versions/2"])
 async def test_what_there_is_not_is_404_in_the_protocols_form(
     client: httpx.AsyncClient, path: str, suffix: str
 ) -> None:

@@ -34,12 +34,12 @@ def answered(request: Inference, **outputs: Output) -> dict[str, Any]:
 # Names
 
 
-def test_softmax_and_loss_are_models_without_versions() -> None:
-    assert inference.operation_of("softmax", None) == "softmax"
+def test_softmax_and_loss_are_models_of_one_version() -> None:
+    assert inference.operation_of("softmax", None) == inference.operation_of("softmax", "1") == "softmax"
     assert inference.operation_of("loss", None) == "loss"
     assert inference.operation_of("digits", "1") == "predict"
-    with pytest.raises(NotFound, match="has no versions"):
-        inference.operation_of("loss", "1")
+    with pytest.raises(NotFound, match="whose only version is 1"):
+        inference.operation_of("loss", "2")
 
 
 def test_an_input_is_known_and_comes_once() -> None:
