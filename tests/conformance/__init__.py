@@ -1,0 +1,1 @@
+"""Foreign clients, as they come, against the real service."""
