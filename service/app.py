@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,7 +18,8 @@ from service import __version__
 from service.api import v2
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
-from service.api.transport import Edge, Route, Shortcut, asgi
+from service.api.security import Keys
+from service.api.transport import Edge, Route, Shortcut
 from service.api.v2 import INFER_PATH, V2Dialect
 from service.heads.repository import Repository
 from service.metrics import Board, Metrics, Values
@@ -31,6 +33,9 @@ DESCRIPTION = """Probabilities, classes and exact cross-entropy from logits or f
 Send tensors as JSON or as npz (`Content-Type: application/x-npz`). Errors are `application/problem+json`
 with a stable `code` and the path of the first offender.
 """
+ADMIN_KEY = HTTPBearer(
+    scheme_name="admin key", description="Set by LOGITSERVE_ADMIN_KEY or LOGITSERVE_ADMIN_KEY_FILE."
+)
 # How stale another worker's counts may be on /metrics; publishing a snapshot takes some 10 µs.
 PUBLISH_INTERVAL_S = 0.25
 
@@ -52,7 +57,10 @@ def create_app(
     metrics = Metrics()
     board = Board(run_folder, slot) if run_folder else None
     edge = Edge(
-        metrics, body_limit_bytes=settings.body_limit_bytes, request_timeout_s=settings.request_timeout_s
+        metrics,
+        body_limit_bytes=settings.body_limit_bytes,
+        request_timeout_s=settings.request_timeout_s,
+        keys=Keys(settings.admin_key.get_secret_value()),
     )
     repository = Repository(settings.models, provider=settings.provider, threads=threads)
     batches = BatchLimits(
@@ -131,10 +139,11 @@ class Application(FastAPI):
                 response_class=Response,
                 openapi_extra=dict(route.openapi or {}),
                 include_in_schema=route.openapi is not None,
+                dependencies=None if route.scope == "open" else [Security(ADMIN_KEY)],
             )
             registered = self.router.routes[-1]
             assert isinstance(registered, APIRoute)  # noqa: S101 - for the type checker: just made
-            registered.app = asgi(route)
+            registered.app = self.edge.asgi(route)
             self.templates[route.path] = route
             if route.hot:
                 self.hot[route.method, route.path] = registered.app

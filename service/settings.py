@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from service.errors import StartError
 
@@ -26,12 +26,21 @@ _SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+
 
 _SHOWN_CHARACTERS = 40  # an error names what came, it does not repeat it at length
 
+# Settings whose values are shown nowhere.
+SECRETS = frozenset({"admin_key"})
+
 Auto: TypeAlias = Literal["auto"]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=512)]  # of processes or threads; more is a slip of the hand
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
 Limit: TypeAlias = Annotated[int, Field(gt=0)]
 Depth: TypeAlias = Annotated[int, Field(ge=3, le=1000)]  # a request needs 3, the JSON reader stops at 1024
 Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _sendable(key: SecretStr) -> SecretStr:
+    if not re.fullmatch("[!-~]*", key.get_secret_value()):
+        raise ValueError
+    return key
 
 
 def _setting(default: object, expected: str, description: str) -> Any:
@@ -139,6 +148,17 @@ class Settings(BaseModel):
         "a number of seconds above 0",
         "after that finish what is in flight for so long, then give up: Kubernetes kills 30 s after SIGTERM",
     )
+    admin_key: Annotated[SecretStr, AfterValidator(_sendable)] = _setting(
+        SecretStr(""),
+        "printable ASCII without spaces, as a header can carry it",
+        "key that loading, unloading and naming versions asks for, which nobody may do without one; shown nowhere, but"
+        " others on the machine can see a flag, so better a variable or a file",
+    )
+    admin_key_file: str = _setting(
+        "",
+        "the path of a file",
+        "file that holds the admin key alone, read at start, as orchestrators mount secrets; in place of admin_key",
+    )
     run_dir: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()),
         description="where the folder that the workers share is made, and removed at the end; memory-backed is best"
@@ -185,7 +205,7 @@ def help_of(name: str) -> str:
     """Return the help of a setting's flag, for argparse."""
     field = Settings.model_fields[name]
     default = field.get_default(call_default_factory=True)
-    return f"{field.description} (default: {default})".replace("%", "%%")
+    return f"{field.description} (default: {str(default) or 'none'})".replace("%", "%%")
 
 
 def expected_of(name: str) -> str:
@@ -231,6 +251,7 @@ def read(
     given: dict[str, _Given] = {}
     for layer in reversed(layers):
         given.update(layer)
+    _read_key(given)
     sources = {name: given[name].source if name in given else "default" for name in Settings.model_fields}
     return Sourced(_validated(given), sources)
 
@@ -275,6 +296,28 @@ def _from_file(path: Path) -> dict[str, _Given]:
     return {name: _Given(value, f"{path}: {name}") for name, value in values.items()}
 
 
+def _read_key(given: dict[str, _Given]) -> None:
+    """Take the admin key from the file that is named for it."""
+    file = given.get("admin_key_file", _Given("", ""))
+    if not file.value or not isinstance(file.value, str):
+        return
+    if "admin_key" in given and given["admin_key"].value:
+        raise StartError(
+            f"{given['admin_key'].source} and {file.source} both give an admin key; leave one out"
+        )
+    try:
+        key = Path(file.value).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"{file.source}: the admin key cannot be read: {_said(error)}") from error
+    if not key:
+        raise StartError(f"{file.source}: the file of the admin key is empty")
+    given["admin_key"] = _Given(key, f"the file of {file.source}")
+
+
+def _said(error: OSError | UnicodeDecodeError) -> str:
+    return str(error.strerror) if isinstance(error, OSError) else "it is no text"
+
+
 def _unknown(name: str, kind: str) -> str:
     close = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, n=1)
     spelled = variable_of if kind == "variable" else str
@@ -299,6 +342,8 @@ def _validated(given: Mapping[str, _Given]) -> Settings:
 
 
 def _bad_value(name: str, value: object, source: str) -> str:
+    if name in SECRETS:
+        return f"{source}: expected {expected_of(name)}"
     shown = repr(value)
     if len(shown) > _SHOWN_CHARACTERS:
         shown = shown[: _SHOWN_CHARACTERS - 1] + "…"

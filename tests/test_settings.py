@@ -296,3 +296,72 @@ def test_each_choice_is_taken_and_listed(name: str) -> None:
         assert choice in expected_of(name)
     with pytest.raises(StartError):
         read({name: choices[0].upper()}, environ={})
+
+
+# The admin key
+
+
+def test_the_admin_key_comes_from_a_file_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("correct-horse\n", encoding="utf-8")
+    sourced = read({}, environ={"LOGITSERVE_ADMIN_KEY_FILE": str(file)})
+    assert sourced.settings.admin_key.get_secret_value() == "correct-horse"
+    assert sourced.sources["admin_key"] == "the file of LOGITSERVE_ADMIN_KEY_FILE"
+    plain = read({"admin_key": "correct-horse"}, environ={})
+    assert plain.settings.admin_key == sourced.settings.admin_key
+    assert not read({}, environ={}).settings.admin_key
+
+
+def test_the_admin_key_is_shown_nowhere() -> None:
+    chosen = read({"admin_key": "correct-horse"}, environ={}).settings
+    assert "correct-horse" not in f"{chosen!r} {chosen} {chosen.model_dump(mode='json')}"
+
+
+@pytest.mark.parametrize("key", ["two words", "tab\t", "über", "x\n"])
+def test_an_admin_key_that_no_header_can_carry_is_refused_without_showing_it(key: str) -> None:
+    with pytest.raises(StartError) as caught:
+        read({}, environ={"LOGITSERVE_ADMIN_KEY": key})
+    assert str(caught.value) == (
+        "LOGITSERVE_ADMIN_KEY: expected printable ASCII without spaces, as a header can carry it"
+    )
+
+
+def test_an_admin_key_of_another_type_is_refused_without_showing_it(config: Path) -> None:
+    config.write_text("admin_key = 123456\n", encoding="utf-8")
+    with pytest.raises(StartError) as caught:
+        read({}, config=str(config), environ={})
+    assert "123456" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "the admin key cannot be read: No such file or directory"),
+        (b" \n", "the file of the admin key is empty"),
+        (b"\xff\xfe", "the admin key cannot be read: it is no text"),
+    ],
+)
+def test_a_file_without_a_key_ends_the_start(tmp_path: Path, content: bytes | None, said: str) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(StartError) as caught:
+        read({"admin_key_file": str(file)}, environ={})
+    assert str(caught.value) == f"--admin-key-file: {said}"
+
+
+def test_a_file_with_a_bad_key_is_named_without_showing_it(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("two words", encoding="utf-8")
+    with pytest.raises(
+        StartError, match=r"^the file of --admin-key-file: expected printable ASCII"
+    ) as caught:
+        read({"admin_key_file": str(tmp_path / "key")}, environ={})
+    assert "two" not in str(caught.value)
+
+
+def test_two_admin_keys_are_one_too_many(tmp_path: Path) -> None:
+    with pytest.raises(StartError) as caught:
+        read({"admin_key": "a"}, environ={"LOGITSERVE_ADMIN_KEY_FILE": str(tmp_path)})
+    assert (
+        str(caught.value) == "--admin-key and LOGITSERVE_ADMIN_KEY_FILE both give an admin key; leave one out"
+    )
