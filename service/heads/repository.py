@@ -84,10 +84,7 @@ class Repository:
         """
         with self._following:
             self.plan = plan
-            heads = {
-                (h.info.model, h.info.version): h for found in self._heads.values() for h in found.values()
-            }
-            before = dict(heads)
+            heads = self._serving()
             self._show(heads, plan.versions)
             asked = {key: ask for key, ask in plan.wanted() if self._asks.get(key) != ask}
             stored = self._find_all(strict=strict) if asked else {}
@@ -99,7 +96,6 @@ class Repository:
             for known in (heads, self._asks, self._failures):
                 for key in known.keys() - wanted.keys():
                     del known[key]
-            self._leave(head for key, head in before.items() if heads.get(key) is not head)
             self._show(heads, plan.versions)
             return dict(self._failures)
 
@@ -189,17 +185,24 @@ class Repository:
                 _log.exception("%s version %s cannot be loaded", *key)
                 self._failures[key] = "an unforeseen fault of the service; its log has the details"
 
+    def _serving(self) -> dict[Key, Head]:
+        return {
+            (model, version): head
+            for model, versions in self._heads.items()
+            for version, head in versions.items()
+        }
+
     def _show(self, heads: dict[Key, Head], models: Iterable[str]) -> None:
+        """Let these serve from now on; a handle that does no more can be found before it cannot be looked up."""
         shown: dict[str, dict[str, Head]] = {
             model: {} for model in sorted({*models, *(key[0] for key in heads)})
         }
         for model, version in sorted(heads, key=lambda key: int(key[1])):
             shown[model][version] = heads[model, version]
-        self._heads = shown
-
-    def _leave(self, heads: Iterable[Head]) -> None:
         now_s = time.monotonic()
-        self._left = (*self._left, *((head, now_s) for head in heads))
+        left = [(head, now_s) for key, head in self._serving().items() if heads.get(key) is not head]
+        self._left = (*self._left, *left)
+        self._heads = shown
 
     def _only_model(self) -> str:
         """The one model there is: unloading another must not send its requests to this one."""

@@ -357,6 +357,26 @@ def test_while_it_is_loading_a_version_is_told_so_and_the_others_serve(
     assert states(repository) == {"pets": {"1": "unloaded", "2": "ready"}}
 
 
+def test_a_handle_that_is_replaced_can_be_found_while_others_are_still_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path, "pets", 1)
+    repository = load(tmp_path)
+    old = repository.info("pets", "1")
+    (folder / "model.onnx").write_bytes(WEIGHTS_OF[2])
+    write(tmp_path, "pets", 2)
+    found: list[HeadInfo] = []
+
+    def watching(stored: Any, files: Any, **options: Any) -> Any:
+        found.append(repository.head(old).info)
+        return open_head(stored, files, **options)
+
+    monkeypatch.setattr("service.heads.repository.open_head", watching)
+    repository.follow(repository.plan.reload(repository.stored()))
+    assert found == [old, old], "before the first is opened, and before the second"
+    assert repository.info("pets", "1").digest != old.digest
+
+
 def test_a_fault_of_ours_fails_the_version_and_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
