@@ -15,18 +15,21 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.api import v2
+from service.agreement import Agreement
+from service.api.admin import Admin
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
 from service.api.security import Keys
 from service.api.transport import Edge, Route, Shortcut
 from service.api.v2 import INFER_PATH, V2Dialect
+from service.api.v2_repository import V2Repository
 from service.heads.repository import Repository
 from service.metrics import Board, Metrics, Values
+from service.rollout import Rollout
 from service.scorer import BatchLimits, Scorer
 from service.settings import Settings
 from service.wire.limits import Limits
-from service.wire.v2 import OPERATIONS
+from service.wire.v2 import OPERATIONS, error_body
 
 DESCRIPTION = """Probabilities, classes and exact cross-entropy from logits or features.
 
@@ -70,11 +73,19 @@ def create_app(
     )
     scorer = Scorer(repository, batches, metrics.batch)
     app = Application(
-        edge=edge, metrics=metrics, board=board, repository=repository, scorer=scorer, threads=threads
+        edge=edge,
+        metrics=metrics,
+        board=board,
+        repository=repository,
+        agreement=Agreement(run_folder, slot, settings.worker_count),
+        scorer=scorer,
+        threads=threads,
     )
     app.register(NativeDialect(scorer, metrics, limits).routes())
     app.register(V2Dialect(scorer, metrics, limits).routes())
-    edge.error_bodies = {"/v2": v2.error_body}
+    app.register(V2Repository(app.rollout, repository.describe, limits).routes())
+    edge.error_bodies = {"/v2": error_body}
+    app.register(Admin(app.rollout, repository.describe, limits).routes())
     app.register(Operations(edge, app.count, board, app.starting).routes())
     app.register(ModelList(repository.describe).routes())
     app.register(Documentation(app.openapi).routes())
@@ -94,6 +105,7 @@ class Application(FastAPI):
         metrics: Metrics,
         board: Board | None,
         repository: Repository,
+        agreement: Agreement,
         scorer: Scorer,
         threads: int,
     ) -> None:
@@ -108,8 +120,10 @@ class Application(FastAPI):
         )
         self.edge, self.metrics, self.board = edge, metrics, board
         self.repository, self.scorer, self.threads = repository, scorer, threads
+        self.rollout = Rollout(repository, agreement, self.models_changed)
         self.loaded = False
         self.hot: dict[tuple[str, str], ASGIApp] = {}
+        self.hot_models: set[str] = set()
         self.shortcuts: dict[bytes, Shortcut] = {}
         self.templates: dict[str, Route] = {}
 
@@ -166,6 +180,25 @@ class Application(FastAPI):
         if route.begin is not None:
             self.shortcuts[quote(path).encode("ascii")] = self.edge.shortcut(route, route.begin, params)
 
+    def cool(self, template: str, **params: str) -> None:
+        path = template.format(**params)
+        self.hot.pop(("POST", path), None)
+        self.shortcuts.pop(quote(path).encode("ascii"), None)
+
+    def models_changed(self) -> None:
+        """Follow what the repository serves now: the hot table, the metrics, what waits for heads."""
+        known = {*OPERATIONS, *(model["name"] for model in self.repository.describe())}
+        for name in known - self.hot_models:
+            self.heat(INFER_PATH, model=name)
+        for name in self.hot_models - known:
+            self.cool(INFER_PATH, model=name)
+        self.hot_models = known
+        self.metrics.models(
+            (model["model"], model["version"], model["digest"], model["provider"])
+            for model in self.served()["models"]
+        )
+        self.scorer.release()
+
     def count(self) -> Values:
         self.metrics.queue_rows(self.scorer.queue_rows)
         return self.metrics.values
@@ -183,23 +216,22 @@ class Application(FastAPI):
             {"model": model["name"], **{key: version[key] for key in ("version", "digest", "provider")}}
             for model in self.repository.describe()
             for version in model["versions"]
+            if version["state"] == "ready"
         ]
         return {"models": models, "threads": self.threads}
 
 
 @contextlib.asynccontextmanager
 async def lifespan(app: Application) -> AsyncIterator[None]:
-    await asyncio.to_thread(app.repository.load)
-    for model in app.served()["models"]:
-        app.metrics.model_info(**model)
-    for name in {*OPERATIONS, *(model["model"] for model in app.served()["models"])}:
-        app.heat(INFER_PATH, model=name)
-    publishing = asyncio.create_task(publish(app, app.board)) if app.board else None
+    await app.rollout.start()
+    tasks = [asyncio.create_task(app.rollout.run())]
+    if app.board:
+        tasks.append(asyncio.create_task(publish(app, app.board)))
     app.loaded = True
     yield
-    if publishing:
-        publishing.cancel()
-        await asyncio.wait([publishing])
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
     app.scorer.close()
     app.repository.close()
 

@@ -167,8 +167,9 @@ class Metrics:
     def rows(self, model: str, version: str, rows: int) -> None:
         self._rows[model, version] += rows
 
-    def model_info(self, model: str, version: str, digest: str, provider: str) -> None:
-        self._models[model, version, digest, provider] = 1
+    def models(self, infos: Iterable[tuple[str, str, str, str]]) -> None:
+        """Take what is served now, each with its model, version, digest and provider."""
+        self._models = dict.fromkeys(infos, 1)
 
     def continue_from(self, values: Values) -> None:
         """Take over the counts of a dead worker, so that counters never go down; gauges die with it."""

@@ -48,7 +48,7 @@ PYTHON = [example for example in examples() if example.language == "python"]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with running_service() as service:
+    with running_service("--admin-key=change-me") as service:
         yield f"127.0.0.1:{service.port}"
 
 

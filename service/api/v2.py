@@ -2,21 +2,17 @@
 
 from functools import partial
 
-import orjson
-
 from service.api.exchange import Answer, Exchange
 from service.api.scoring import COST_OF_JSON_BYTE, COST_OF_JSON_NUMBER, Decoded, Encoded, Scoring
 from service.api.transport import Route, conversed
-from service.errors import RequestError
 from service.metrics import Metrics
 from service.outcomes import Deliver
 from service.scorer import Scorer
 from service.types import ScoreResult
 from service.wire import v2, v2_schemas
 from service.wire.limits import Limits
+from service.wire.media import JSON
 
-# Exactly so, without a charset: clients of the protocol read errors only then.
-JSON = "application/json"
 BINARY = "application/octet-stream"
 JSON_LENGTH = v2.JSON_LENGTH.lower().encode()
 
@@ -44,7 +40,7 @@ class V2Dialect:
                 "infer",
                 conversed(self.begin),
                 v2_schemas.operation(*in_path),
-                error_body=error_body,
+                error_body=v2.error_body,
                 begin=self.begin,
             )
             for path, in_path in paths.items()
@@ -68,15 +64,6 @@ class V2Dialect:
 
 def _decode_cost(exchange: Exchange, body: bytes) -> float:
     return COST_OF_JSON_BYTE * v2.json_bytes_worth(body, exchange.header(JSON_LENGTH))
-
-
-def error_body(error: RequestError) -> tuple[int, bytes, str]:
-    """Write an error as the protocol does: its status, one sentence, and the media type.
-
-    The protocol has no 422: every mistake in a request that can be read is a 400 too.
-    """
-    status = 400 if error.status == 422 else error.status
-    return status, orjson.dumps({"error": error.detail}), JSON
 
 
 def _encode(asked: v2.Inference, result: ScoreResult) -> Encoded:

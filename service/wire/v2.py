@@ -15,12 +15,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.errors import Invalid, Malformed, NotFound
+from service.errors import Invalid, Malformed, NotFound, RequestError
 from service.types import HeadInfo, Operation, Output, ScoreRequest, ScoreResult
 from service.wire import tensors
 from service.wire.fields import HeadOf, assemble
 from service.wire.json_reader import name_of, read_object
 from service.wire.limits import Limits, check_elements
+from service.wire.media import JSON
 from service.wire.options import FIELDS, unknown_name
 from service.wire.tensors import DATATYPES, Body, write
 
@@ -99,6 +100,16 @@ class _Asked(NamedTuple):
 
 # What a body without JSON asks for.
 _BARE = _Asked((), {}, (), frozenset(), all_binary=True, id=None)
+
+
+def error_body(error: RequestError) -> tuple[int, bytes, str]:
+    """Write an error as the protocol does: its status, one sentence, and the media type.
+
+    The protocol has no 422: every mistake in a request that can be read is a 400 too. Its clients read an error only
+    where the media type is exactly so, without a charset.
+    """
+    status = 400 if error.status == 422 else error.status
+    return status, orjson.dumps({"error": error.detail}), JSON
 
 
 def decode(

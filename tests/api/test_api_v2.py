@@ -11,7 +11,6 @@ import pytest
 from conftest import MODELS, connected
 from numpy.typing import NDArray
 
-from service.api import v2 as routes
 from service.app import create_app
 from service.errors import DeadlineExceeded, Invalid, NotFound, NotReady, RequestError, TooLarge
 from service.settings import Settings
@@ -199,7 +198,7 @@ async def test_every_mistake_is_one_sentence(
 )
 def test_errors_keep_their_status_but_for_422(error: RequestError, status: int) -> None:
     body = orjson.dumps({"error": error.detail})
-    assert routes.error_body(error) == (status, body, "application/json")
+    assert v2.error_body(error) == (status, body, "application/json")
 
 
 async def test_the_deadline_is_kept(client: httpx.AsyncClient) -> None:
