@@ -112,7 +112,10 @@ async def test_every_worker_has_followed_when_a_call_returns(heads: Path, run_fo
             workers[0].repository.info("pets", "stable")
 
 
-async def test_alone_the_same_works_in_memory(heads: Path) -> None:
+async def test_alone_the_same_works_in_memory_and_at_once(
+    heads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout, "LOOK_INTERVAL_S", 60)
     worker = Worker(heads)
     async with running(worker):
         await worker.rollout.unload("pets", "1", soon())
