@@ -4,6 +4,7 @@ Read the package in this order; imports only ever point up this list, and `tests
 
     errors      what can go wrong, each with its status and code
     metrics     what is counted, and how workers' counts become one text
+    agreement   what all workers hold alike, whatever it is
     outcomes    answers that come later, by a call
     types       ScoreRequest -> ScoreResult, the one currency of the service
     settings    every setting, and the only reader of the environment
@@ -12,6 +13,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     heads       models: their files, sessions and versions
     finishing   logits and labels -> outputs
     scorer      the core: score(ScoreRequest) -> ScoreResult
+    rollout     loading and unloading versions while serving, in all workers alike
     api         HTTP: the edge that every route shares, and the routes
     client      the same wire from the other side
     app         everything assembled on one page

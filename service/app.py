@@ -7,24 +7,30 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
+from service.agreement import Agreement
 from service.api import v1
+from service.api.admin import Admin
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
 from service.api.scoring import Scoring
-from service.api.transport import Edge, Route, Shortcut, asgi
+from service.api.security import Keys
+from service.api.transport import Edge, Route, Shortcut
 from service.api.v1 import PREDICT_PATH, V1Dialect
 from service.api.v2 import INFER_PATH, V2Dialect
 from service.api.v2_models import V2Models
+from service.api.v2_repository import V2Repository
 from service.api.vertex import VertexDialect
 from service.heads.repository import Repository
 from service.metrics import Board, Metrics, Values
+from service.rollout import Rollout
 from service.scorer import BatchLimits, Scorer
 from service.settings import Settings
 from service.wire import v2
@@ -37,6 +43,9 @@ DESCRIPTION = """Probabilities, classes and exact cross-entropy from logits or f
 Send tensors as JSON or as npz (`Content-Type: application/x-npz`). Errors are `application/problem+json`
 with a stable `code` and the path of the first offender.
 """
+ADMIN_KEY = HTTPBearer(
+    scheme_name="admin key", description="Set by LOGITSERVE_ADMIN_KEY or LOGITSERVE_ADMIN_KEY_FILE."
+)
 # How stale another worker's counts may be on /metrics; publishing a snapshot takes some 10 µs.
 PUBLISH_INTERVAL_S = 0.25
 
@@ -58,7 +67,10 @@ def create_app(
     metrics = Metrics()
     board = Board(run_folder, slot) if run_folder else None
     edge = Edge(
-        metrics, body_limit_bytes=settings.body_limit_bytes, request_timeout_s=settings.request_timeout_s
+        metrics,
+        body_limit_bytes=settings.body_limit_bytes,
+        request_timeout_s=settings.request_timeout_s,
+        keys=Keys(settings.admin_key.get_secret_value()),
     )
     repository = Repository(settings.models, provider=settings.provider, threads=threads)
     batches = BatchLimits(
@@ -68,7 +80,13 @@ def create_app(
     )
     scorer = Scorer(repository, batches, metrics.batch)
     app = Application(
-        edge=edge, metrics=metrics, board=board, repository=repository, scorer=scorer, threads=threads
+        edge=edge,
+        metrics=metrics,
+        board=board,
+        repository=repository,
+        agreement=Agreement(run_folder, slot, settings.worker_count),
+        scorer=scorer,
+        threads=threads,
     )
     for routes in dialects(app, settings, limits):
         app.register(routes)
@@ -100,7 +118,9 @@ def dialects(app: "Application", settings: Settings, limits: Limits) -> list[lis
         NativeDialect(scoring).routes(),
         V2Dialect(scoring).routes(),
         V2Models(catalogue, operations.ready).routes(),
+        V2Repository(app.rollout, repository.describe, limits).routes(),
         V1Dialect(scoring, repository.describe, kserve=settings.v1 == "kserve").routes(),
+        Admin(app.rollout, repository.describe, limits).routes(),
         operations.routes(),
         ModelList(repository.describe).routes(),
         Documentation(app.openapi).routes(),
@@ -120,6 +140,7 @@ class Application(FastAPI):
         metrics: Metrics,
         board: Board | None,
         repository: Repository,
+        agreement: Agreement,
         scorer: Scorer,
         threads: int,
     ) -> None:
@@ -134,8 +155,10 @@ class Application(FastAPI):
         )
         self.edge, self.metrics, self.board = edge, metrics, board
         self.repository, self.scorer, self.threads = repository, scorer, threads
+        self.rollout = Rollout(repository, agreement, self.models_changed)
         self.loaded = False
         self.hot: dict[tuple[str, str], ASGIApp] = {}
+        self.hot_models: set[str] = set()
         self.shortcuts: dict[bytes, Shortcut] = {}
         self.templates: dict[tuple[str, str], Route] = {}
 
@@ -170,10 +193,11 @@ class Application(FastAPI):
                 response_class=Response,
                 openapi_extra=dict(route.openapi or {}),
                 include_in_schema=route.openapi is not None,
+                dependencies=None if route.scope == "open" else [Security(ADMIN_KEY)],
             )
             registered = self.router.routes[-1]
             assert isinstance(registered, APIRoute)  # noqa: S101 - for the type checker: just made
-            registered.app = asgi(route)
+            registered.app = self.edge.asgi(route)
             self.templates[route.method, route.path] = route
             if route.hot:
                 self.hot[route.method, route.path] = registered.app
@@ -196,9 +220,27 @@ class Application(FastAPI):
     def _shorten(self, route: Route, path: str, params: dict[str, str]) -> None:
         """Let the server call a route with whole requests for this path, which stands so in a request line."""
         if route.begin is not None:
-            self.shortcuts[quote(path, safe="/:").encode("ascii")] = self.edge.shortcut(
-                route, route.begin, params
-            )
+            self.shortcuts[_as_sent(path)] = self.edge.shortcut(route, route.begin, params)
+
+    def cool(self, template: str, **params: str) -> None:
+        path = template.format(**params)
+        self.hot.pop(("POST", path), None)
+        self.shortcuts.pop(_as_sent(path), None)
+
+    def models_changed(self) -> None:
+        """Follow what the repository serves now: the hot table, the metrics, what waits for heads."""
+        known = {*OPERATIONS, *(model["name"] for model in self.repository.describe())}
+        for template in (INFER_PATH, PREDICT_PATH):
+            for name in known - self.hot_models:
+                self.heat(template, model=name)
+            for name in self.hot_models - known:
+                self.cool(template, model=name)
+        self.hot_models = known
+        self.metrics.models(
+            (model["model"], model["version"], model["digest"], model["provider"])
+            for model in self.served()["models"]
+        )
+        self.scorer.release()
 
     def count(self) -> Values:
         self.metrics.queue_rows(self.scorer.queue_rows)
@@ -217,24 +259,27 @@ class Application(FastAPI):
             {"model": model["name"], **{key: version[key] for key in ("version", "digest", "provider")}}
             for model in self.repository.describe()
             for version in model["versions"]
+            if version["state"] == "ready"
         ]
         return {"models": models, "threads": self.threads}
 
 
+def _as_sent(path: str) -> bytes:
+    """Write a path as it stands in a request line."""
+    return quote(path, safe="/:").encode("ascii")
+
+
 @contextlib.asynccontextmanager
 async def lifespan(app: Application) -> AsyncIterator[None]:
-    await asyncio.to_thread(app.repository.load)
-    for model in app.served()["models"]:
-        app.metrics.model_info(**model)
-    for name in {*OPERATIONS, *(model["model"] for model in app.served()["models"])}:
-        app.heat(INFER_PATH, model=name)
-        app.heat(PREDICT_PATH, model=name)
-    publishing = asyncio.create_task(publish(app, app.board)) if app.board else None
+    await app.rollout.start()
+    tasks = [asyncio.create_task(app.rollout.run())]
+    if app.board:
+        tasks.append(asyncio.create_task(publish(app, app.board)))
     app.loaded = True
     yield
-    if publishing:
-        publishing.cancel()
-        await asyncio.wait([publishing])
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
     app.scorer.close()
     app.repository.close()
 

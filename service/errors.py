@@ -5,6 +5,8 @@
     ├── ModelError                    a model version cannot be loaded; the text is its reason
     └── RequestError                  a request cannot be answered; carries status, code and offences
         ├── Malformed            400  bytes that do not parse
+        ├── Unauthenticated      401  no key, or one that is not known
+        ├── Forbidden            403  the key does not reach so far
         ├── NotFound             404  no such route, model or version
         ├── MethodNotAllowed     405
         ├── NotAcceptable        406  no media type that the caller accepts
@@ -102,6 +104,16 @@ class Malformed(RequestError):
     }
 
 
+class Unauthenticated(RequestError):
+    status = 401
+    titles: ClassVar = {"unauthenticated": "A valid key is needed"}
+
+
+class Forbidden(RequestError):
+    status = 403
+    titles: ClassVar = {"forbidden": "This is not allowed"}
+
+
 class NotFound(RequestError):
     status = 404
     titles: ClassVar = {
@@ -177,6 +189,7 @@ class Invalid(RequestError):
         "temperature_range": "The temperature is not a finite number above 0",
         "infinite_loss": "A loss is infinite",
         "not_linear": "The head is not linear",
+        "not_loadable": "A version cannot be loaded",
     }
 
 

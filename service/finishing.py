@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import MAX_OFFENCES, Invalid, Offence
-from service.heads.repository import Head
+from service.heads.handle import Head
 from service.numeric import losses, softmax
 from service.types import FloatArray, Labels, Output, ScoreRequest
 

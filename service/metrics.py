@@ -231,8 +231,9 @@ class Metrics:
         """Count a request that could be read and not be answered."""
         _observe(self._failures, key, duration_s, BUCKETS_S)
 
-    def model_info(self, model: str, version: str, digest: str, provider: str) -> None:
-        self._models[model, version, digest, provider] = 1
+    def models(self, infos: Iterable[tuple[str, str, str, str]]) -> None:
+        """Take what is served now, each with its model, version, digest and provider."""
+        self._models = dict.fromkeys(infos, 1)
 
     def continue_from(self, values: Values) -> None:
         """Take over the counts of a dead worker, so that counters never go down; gauges die with it."""

@@ -19,7 +19,8 @@ from service.errors import DeadlineExceeded
 from service.finishing import finish, names_of
 from service.heads.batcher import Batched, Batcher
 from service.heads.engine import NonFiniteLogits
-from service.heads.repository import Head, Repository
+from service.heads.handle import Head
+from service.heads.repository import Repository
 from service.numeric import softmax
 from service.outcomes import Deliver, Gone, awaited, never
 from service.types import FloatArray, HeadInfo, Output, ScoreRequest, ScoreResult
@@ -133,6 +134,11 @@ class Scorer:
 
         self._thread.submit(_attempt, deadline_s, work, arguments).add_done_callback(deliver_from_thread)
 
+    def release(self) -> None:
+        """Let go of the lanes of heads that serve no more; what waits in them is still answered."""
+        for head in [head for head in self._lanes if not self._repository.holds(head)]:
+            del self._lanes[head]
+
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
         for batcher in self._batchers():
@@ -172,8 +178,7 @@ class Scorer:
 
     def _lanes_of(self, head: Head) -> dict[tuple[str, ...], _Lane]:
         """Begin the lanes of a head, and drop those of heads that serve no more."""
-        for other in [other for other in self._lanes if not self._repository.holds(other)]:
-            del self._lanes[other]
+        self.release()
         return self._lanes.setdefault(head, {})
 
     def _lane(self, head: Head, lanes: dict[tuple[str, ...], _Lane], outputs: tuple[str, ...]) -> _Lane:

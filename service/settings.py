@@ -5,7 +5,6 @@ each value came from. This module must not know what the settings are used for: 
 """
 
 import difflib
-import math
 import os
 import re
 import tempfile
@@ -14,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from service.errors import StartError
+from service.quota import cpu_quota
 
 PREFIX = "LOGITSERVE_"
 
@@ -25,6 +25,9 @@ PREFIX = "LOGITSERVE_"
 _SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 
 _SHOWN_CHARACTERS = 40  # an error names what came, it does not repeat it at length
+
+# Settings whose values are shown nowhere.
+SECRETS = frozenset({"admin_key"})
 
 Auto: TypeAlias = Literal["auto"]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=512)]  # of processes or threads; more is a slip of the hand
@@ -41,6 +44,12 @@ _PLATFORM_VARIABLES = {
     "AIP_HEALTH_ROUTE": "vertex_health_route",
     "AIP_PREDICT_ROUTE": "vertex_predict_route",
 }
+
+
+def _sendable(key: SecretStr) -> SecretStr:
+    if not re.fullmatch("[!-~]*", key.get_secret_value()):
+        raise ValueError
+    return key
 
 
 def _setting(default: object, expected: str, description: str) -> Any:
@@ -172,6 +181,17 @@ class Settings(BaseModel):
         "a number of seconds above 0",
         "after that finish what is in flight for so long, then give up: Kubernetes kills 30 s after SIGTERM",
     )
+    admin_key: Annotated[SecretStr, AfterValidator(_sendable)] = _setting(
+        SecretStr(""),
+        "printable ASCII without spaces, as a header can carry it",
+        "key that loading, unloading and naming versions asks for, which nobody may do without one; shown nowhere, but"
+        " others on the machine can see a flag, so better a variable or a file",
+    )
+    admin_key_file: str = _setting(
+        "",
+        "the path of a file",
+        "file that holds the admin key alone, read at start, as orchestrators mount secrets; in place of admin_key",
+    )
     run_dir: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()),
         description="where the folder that the workers share is made, and removed at the end; memory-backed is best"
@@ -218,7 +238,7 @@ def help_of(name: str) -> str:
     """Return the help of a setting's flag, for argparse."""
     field = Settings.model_fields[name]
     default = field.get_default(call_default_factory=True)
-    return f"{field.description} (default: {default})".replace("%", "%%")
+    return f"{field.description} (default: {str(default) or 'none'})".replace("%", "%%")
 
 
 def expected_of(name: str) -> str:
@@ -264,17 +284,9 @@ def read(
     given: dict[str, _Given] = {}
     for layer in reversed(layers):
         given.update(layer)
+    _read_key(given)
     sources = {name: given[name].source if name in given else "default" for name in Settings.model_fields}
     return Sourced(_validated(given), sources)
-
-
-def cpu_quota(root: Path = Path("/")) -> int:
-    """Return the whole CPUs that this process may use: its affinity, or less where a cgroup limits it.
-
-    A part of a CPU is rounded down: a thread beyond the quota gets the whole process throttled.
-    """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.floor(min(affinity, _cgroup_cpus(root))))
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
@@ -312,6 +324,28 @@ def _from_file(path: Path) -> dict[str, _Given]:
     return {name: _Given(value, f"{path}: {name}") for name, value in values.items()}
 
 
+def _read_key(given: dict[str, _Given]) -> None:
+    """Take the admin key from the file that is named for it."""
+    file = given.get("admin_key_file", _Given("", ""))
+    if not file.value or not isinstance(file.value, str):
+        return
+    if "admin_key" in given and given["admin_key"].value:
+        raise StartError(
+            f"{given['admin_key'].source} and {file.source} both give an admin key; leave one out"
+        )
+    try:
+        key = Path(file.value).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"{file.source}: the admin key cannot be read: {_said(error)}") from error
+    if not key:
+        raise StartError(f"{file.source}: the file of the admin key is empty")
+    given["admin_key"] = _Given(key, f"the file of {file.source}")
+
+
+def _said(error: OSError | UnicodeDecodeError) -> str:
+    return str(error.strerror) if isinstance(error, OSError) else "it is no text"
+
+
 def _unknown(name: str, kind: str) -> str:
     close = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, n=1)
     spelled = variable_of if kind == "variable" else str
@@ -336,38 +370,9 @@ def _validated(given: Mapping[str, _Given]) -> Settings:
 
 
 def _bad_value(name: str, value: object, source: str) -> str:
+    if name in SECRETS:
+        return f"{source}: expected {expected_of(name)}"
     shown = repr(value)
     if len(shown) > _SHOWN_CHARACTERS:
         shown = shown[: _SHOWN_CHARACTERS - 1] + "…"
     return f"{source}: expected {expected_of(name)}, got {shown}"
-
-
-def _cgroup_cpus(root: Path) -> float:
-    """Return the least quota of this process's cgroup and those above it; infinite where there is none."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
-    except OSError:  # no Linux
-        return math.inf
-    quotas = [math.inf]
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        folder = mount / path.strip("/")
-        # Inside a container the path may be the host's and lead nowhere; the mount itself is then ours.
-        quotas += [_quota_of(at) for at in (folder, *folder.parents) if at.is_relative_to(mount)]
-    return min(quotas)
-
-
-def _quota_of(folder: Path) -> float:
-    """Return the CPUs of one cgroup, which version 2 keeps in one file and version 1 in two."""
-    try:
-        if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
-        else:
-            quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii")
-            period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii")
-    except OSError:
-        return math.inf
-    return math.inf if quota == "max" or int(quota) < 0 else int(quota) / int(period)

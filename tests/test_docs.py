@@ -48,7 +48,9 @@ PYTHON = [example for example in examples() if example.language == "python"]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with running_service("--vertex-predict-route=/vertex") as service:  # where a page has it
+    with running_service(
+        "--vertex-predict-route=/vertex", "--admin-key=change-me"
+    ) as service:  # as pages have it
         yield f"127.0.0.1:{service.port}"
 
 

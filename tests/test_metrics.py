@@ -72,7 +72,7 @@ def test_rows_errors_and_models_have_their_labels() -> None:
     metrics.scored(("digits", "1"), 32, (1e-5, 0, 0, 0))
     metrics.scored(("digits", "1"), 8, (1e-5, 0, 0, 0))
     metrics.error("/loss", "labels_shape")
-    metrics.model_info("digits", "1", "abc", "CPUExecutionProvider")
+    metrics.models([("digits", "1", "abc", "CPUExecutionProvider")])
     found = samples(metrics.values)
     assert found["logitserve_rows_total", (("model", "digits"), ("version", "1"))] == 40
     assert found["logitserve_errors_total", (("code", "labels_shape"), ("route", "/loss"))] == 1
@@ -98,7 +98,7 @@ def test_two_workers_sum_to_one_text(boards: tuple[Board, Board]) -> None:
     for _ in range(3):
         one_request(theirs)
     for metrics in (ours, theirs):
-        metrics.model_info("digits", "1", "abc", "CPUExecutionProvider")
+        metrics.models([("digits", "1", "abc", "CPUExecutionProvider")])
     boards[1].publish(theirs.values)
     found = samples(summed([ours.values, *boards[0].others()]))
     assert found["logitserve_request_duration_seconds_count", (("route", "/softmax"),)] == 4

@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 
 from service.heads.description import digest_of, parse
 from service.heads.graphs import Linear, read_linear
-from service.heads.repository import Head, Repository
+from service.heads.handle import Head
+from service.heads.repository import Repository
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "digits" / "1"

@@ -4,9 +4,10 @@ import asyncio
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pytest
@@ -292,3 +293,28 @@ async def test_the_queue_is_the_sum_over_the_heads(scorer: Scorer, repository: R
     assert scorer.queue_rows == 5
     await asyncio.gather(waiting, other)
     assert scorer.queue_rows == 0
+
+
+async def test_lanes_go_with_their_head_and_what_waits_in_them_is_answered(tmp_path: Path) -> None:
+    linear = Linear(np.full((2, 2), 2, np.float32), np.zeros(2, np.float32))
+    (tmp_path / "double.onnx").write_bytes(build_linear(linear))
+    repository = Repository(tmp_path, provider="cpu")
+    repository.load()
+    scorer = Scorer(repository)
+    request = predicting(repository, np.ones((3, 2), np.float32), "logits")
+    assert request.head is not None
+    handle = weakref.ref(repository.head(request.head))
+    waiting = asyncio.create_task(scorer.score(request))
+    await asyncio.sleep(0)
+    repository.follow(repository.plan.unload("double", None))
+    repository.release(time.monotonic() + 1)
+    scorer.release()
+    assert scorer.queue_rows == 0, "its lanes have gone"
+    assert handle() is not None, "but somebody waits"
+    result = await waiting
+    assert np.array_equal(cast("Any", result.outputs["logits"]), np.full((3, 2), 4))
+    await asyncio.sleep(0)
+    assert handle() is None
+    with pytest.raises(NotReady):
+        await scorer.score(request)
+    scorer.close()

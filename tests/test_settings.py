@@ -1,6 +1,5 @@
 """Settings: where values come from, what is refused and how, and what a CPU quota is."""
 
-import os
 import tomllib
 from pathlib import Path
 from typing import get_args
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.errors import StartError
-from service.settings import Settings, cpu_quota, expected_of, flag_of, help_of, read, variable_of
+from service.settings import Settings, expected_of, flag_of, help_of, read, variable_of
 
 NAMES = list(Settings.model_fields)
 
@@ -247,61 +246,6 @@ def test_threads_are_the_quota_divided_by_the_workers(monkeypatch: pytest.Monkey
     assert Settings(workers=3, threads=5).thread_count == 5
 
 
-def _machine(root: Path, cgroup: str, files: dict[str, str]) -> Path:
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(cgroup, encoding="ascii")
-    for name, text in files.items():
-        path = root / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="ascii")
-    return root
-
-
-V1 = "4:memory:/x\n3:cpu,cpuacct:/docker/abc\n0::/\n"
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "files", "cpus"),
-    [
-        ("0::/\n", {"cpu.max": "300000 100000\n"}, 3),
-        ("0::/\n", {"cpu.max": "max 100000\n"}, 64),
-        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
-        ("0::/\n", {"cpu.max": "290000 100000\n"}, 2),
-        ("0::/a/b\n", {"a/cpu.max": "200000 100000\n", "a/b/cpu.max": "max 100000\n"}, 2),
-        ("0::/host/path\n", {"cpu.max": "400000 100000\n"}, 4),
-        ("0::/\n", {}, 64),
-        (
-            V1,
-            {"cpu/docker/abc/cpu.cfs_quota_us": "200000\n", "cpu/docker/abc/cpu.cfs_period_us": "100000\n"},
-            2,
-        ),
-        (V1, {"cpu/cpu.cfs_quota_us": "500000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 5),
-        (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
-        ("4:memory:/x\n", {"cpu.max": "100000 100000\n"}, 64),
-    ],
-)
-def test_the_quota_is_that_of_the_cgroup_and_those_above(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cgroup: str, files: dict[str, str], cpus: int
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    assert cpu_quota(_machine(tmp_path, cgroup, files)) == cpus
-
-
-def test_the_quota_is_never_more_than_the_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5})
-    assert cpu_quota(_machine(tmp_path, "0::/\n", {"cpu.max": "800000 100000\n"})) == 2
-
-
-def test_without_cgroups_or_affinity_all_cpus_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert cpu_quota(tmp_path) == 6
-
-
-def test_the_quota_of_this_machine_is_a_number_of_its_cpus() -> None:
-    assert 1 <= cpu_quota() <= (os.cpu_count() or 1)
-
-
 def test_defaults_can_be_written_as_toml() -> None:
     """What --print-config writes needs no more than TOML's numbers and strings."""
     kinds = {
@@ -342,3 +286,72 @@ def test_each_choice_is_taken_and_listed(name: str) -> None:
         assert choice in expected_of(name)
     with pytest.raises(StartError):
         read({name: choices[0].upper()}, environ={})
+
+
+# The admin key
+
+
+def test_the_admin_key_comes_from_a_file_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("correct-horse\n", encoding="utf-8")
+    sourced = read({}, environ={"LOGITSERVE_ADMIN_KEY_FILE": str(file)})
+    assert sourced.settings.admin_key.get_secret_value() == "correct-horse"
+    assert sourced.sources["admin_key"] == "the file of LOGITSERVE_ADMIN_KEY_FILE"
+    plain = read({"admin_key": "correct-horse"}, environ={})
+    assert plain.settings.admin_key == sourced.settings.admin_key
+    assert not read({}, environ={}).settings.admin_key
+
+
+def test_the_admin_key_is_shown_nowhere() -> None:
+    chosen = read({"admin_key": "correct-horse"}, environ={}).settings
+    assert "correct-horse" not in f"{chosen!r} {chosen} {chosen.model_dump(mode='json')}"
+
+
+@pytest.mark.parametrize("key", ["two words", "tab\t", "über", "x\n"])
+def test_an_admin_key_that_no_header_can_carry_is_refused_without_showing_it(key: str) -> None:
+    with pytest.raises(StartError) as caught:
+        read({}, environ={"LOGITSERVE_ADMIN_KEY": key})
+    assert str(caught.value) == (
+        "LOGITSERVE_ADMIN_KEY: expected printable ASCII without spaces, as a header can carry it"
+    )
+
+
+def test_an_admin_key_of_another_type_is_refused_without_showing_it(config: Path) -> None:
+    config.write_text("admin_key = 123456\n", encoding="utf-8")
+    with pytest.raises(StartError) as caught:
+        read({}, config=str(config), environ={})
+    assert "123456" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "the admin key cannot be read: No such file or directory"),
+        (b" \n", "the file of the admin key is empty"),
+        (b"\xff\xfe", "the admin key cannot be read: it is no text"),
+    ],
+)
+def test_a_file_without_a_key_ends_the_start(tmp_path: Path, content: bytes | None, said: str) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(StartError) as caught:
+        read({"admin_key_file": str(file)}, environ={})
+    assert str(caught.value) == f"--admin-key-file: {said}"
+
+
+def test_a_file_with_a_bad_key_is_named_without_showing_it(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("two words", encoding="utf-8")
+    with pytest.raises(
+        StartError, match=r"^the file of --admin-key-file: expected printable ASCII"
+    ) as caught:
+        read({"admin_key_file": str(tmp_path / "key")}, environ={})
+    assert "two" not in str(caught.value)
+
+
+def test_two_admin_keys_are_one_too_many(tmp_path: Path) -> None:
+    with pytest.raises(StartError) as caught:
+        read({"admin_key": "a"}, environ={"LOGITSERVE_ADMIN_KEY_FILE": str(tmp_path)})
+    assert (
+        str(caught.value) == "--admin-key and LOGITSERVE_ADMIN_KEY_FILE both give an admin key; leave one out"
+    )

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import orjson
 from starlette.exceptions import HTTPException
 
+from service.api import security
 from service.api.exchange import (
     CLIENT_CLOSED,
     NO_PARAMS,
@@ -85,7 +86,7 @@ class Route(NamedTuple):
 
     `begin`, where it is given, is what `endpoint` does once it has the body: `hot` routes are called past the
     router, and by it where the server has the whole request. Where `error_body` is given it writes the route's
-    errors, in place of problem+json.
+    errors, in place of problem+json. `scope` is what a key must allow whoever asks.
     """
 
     method: str
@@ -96,13 +97,22 @@ class Route(NamedTuple):
     hot: bool = False
     error_body: ErrorBody | None = None
     begin: Begin | None = None
+    scope: security.Scope = "open"
 
 
 class Edge:
     """Wraps every request of one application."""
 
-    def __init__(self, metrics: Metrics, *, body_limit_bytes: int, request_timeout_s: float) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        body_limit_bytes: int,
+        request_timeout_s: float,
+        keys: security.Keys = security.NO_KEYS,
+    ) -> None:
         self._metrics = metrics
+        self._keys = keys
         self._body_limit_bytes = body_limit_bytes
         self._request_timeout_s = request_timeout_s
         self._id_prefix = f"{os.getpid():x}-{secrets.token_hex(4)}-"
@@ -137,17 +147,33 @@ class Edge:
         finally:
             self._count(exchange)
 
+    def asgi(self, route: Route) -> ASGIApp:
+        """Make a raw ASGI function of a route; the router and the hot table call the same one."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            exchange: Exchange = scope[EXCHANGE]
+            path_params = scope.get("path_params", NO_PARAMS)  # the hot way has no router to make them
+            exchange.target = Target(route.path, path_params, route.error_body)
+            self._keys.check(exchange, route.scope)
+            exchange.shorten_deadline()
+            exchange.receive = receive
+            await send_answer(send, await route.endpoint(exchange))
+
+        return app
+
     def shortcut(self, route: Route, begin: Begin, path_params: Mapping[str, str] = NO_PARAMS) -> Shortcut:
         """Make what a server may call with a whole request for `route` in place of a conversation."""
         target = Target(route.path, path_params, route.error_body)
+        guarded = route.scope != "open"
 
         def take(headers: Iterable[tuple[bytes, bytes]], body: bytes, reply: Reply) -> None:
             exchange = self._open(dict(headers), route.method)
             exchange.target = target
             exchange.gone = reply.gone
             done = partial(self._reply, exchange, reply)
-            if TIMEOUT_HEADER in exchange.headers or len(body) > self._body_limit_bytes:
+            if guarded or TIMEOUT_HEADER in exchange.headers or len(body) > self._body_limit_bytes:
                 try:
+                    self._keys.check(exchange, route.scope)
                     exchange.shorten_deadline()
                     exchange.check_body_bytes(len(body))
                 except RequestError as error:
@@ -240,20 +266,6 @@ def conversed(begin: Begin) -> Endpoint:
         return await awaited(answer)
 
     return endpoint
-
-
-def asgi(route: Route) -> ASGIApp:
-    """Make a raw ASGI function of a route; the router and the hot table call the same one."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        exchange: Exchange = scope[EXCHANGE]
-        path_params = scope.get("path_params", NO_PARAMS)  # the hot way has no router to make them
-        exchange.target = Target(route.path, path_params, route.error_body)
-        exchange.shorten_deadline()
-        exchange.receive = receive
-        await send_answer(send, await route.endpoint(exchange))
-
-    return app
 
 
 def _lines(answer: Answer) -> str:

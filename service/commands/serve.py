@@ -94,7 +94,9 @@ def _print_config(sourced: Sourced) -> None:
         rows.append((name, value, source + resolved))
     if not sys.stdout.isatty():
         for name, value, source in rows:
-            print(f"{name} = {_toml(value)}  # {source}")
+            # What stands for a secret must not be read back as one.
+            hidden = "# " if name in settings.SECRETS and value else ""
+            print(f"{hidden}{name} = {_toml(value)}  # {source}")
         return
     from rich.console import Console  # noqa: PLC0415 # the serving process stays without it
     from rich.table import Table  # noqa: PLC0415

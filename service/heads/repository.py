@@ -1,128 +1,35 @@
-"""Versions of heads as immutable handles, each ready only once it has passed its self-test.
+"""Which versions of heads serve: opened as the plan says, swapped while others answer, drained and let go.
 
-Knows where versions lie, how one is opened and what its head.json promises; knows no request, no label and
-no HTTP.
+Knows where versions lie and what is planned for them; knows no request, no label and no HTTP, and not who plans.
 """
 
+import logging
 import threading
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from service.errors import Invalid, ModelError, NotFound, NotReady
-from service.heads.description import Golden, HeadDescription, digest_of, parse
-from service.heads.engine import Engine, Provider
-from service.heads.graphs import Linear, read_linear
+from service.errors import LogitserveError, ModelError, NotReady, StartError
+from service.heads.engine import Provider
+from service.heads.handle import Head, open_head, read_files
+from service.heads.plan import Key, Plan, short, unknown_model, unknown_version
 from service.heads.storage import StoredVersion, list_versions
-from service.types import FloatArray, FloatType, HeadInfo, IndexArray
-
-# How far a golden logit may lie from what head.json says, relative to max(1, |logit|): room for another
-# order of summation, none for another weight.
-GOLDEN_TOLERANCE: dict[FloatType, float] = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
-
-
-class Head:
-    """One loaded version: immutable, safe in several threads at once.
-
-    Parameters
-    ----------
-    info : HeadInfo
-    description : HeadDescription
-        Its head.json; an empty one for a bare model.
-    engine : Engine
-    model : bytes
-        The model as it was loaded, from which the weights of a linear head are read when first asked for:
-        the file may have been replaced by then.
-    """
-
-    def __init__(self, info: HeadInfo, description: HeadDescription, engine: Engine, model: bytes) -> None:
-        self.info = info
-        self.description = description
-        self.input_name = engine.input_name
-        self.output_name = engine.output_name
-        self._engine = engine
-        self._model = model
-        self._lock = threading.Lock()
-        self._linear: Linear | None = None
-
-    def run(self, features: FloatArray) -> FloatArray:
-        """Run the head.
-
-        A linear float32 head's logits lie within num_features * 2^-24 * sum |features * weights| of the exact
-        ones, the bias counted as one more feature that is 1; a float64 head's within the same with 2^-53. The
-        bits of a row may depend on how many rows run with it: onnxruntime chooses the order of summation.
-
-        Parameters
-        ----------
-        features : float array [..., num_features]
-            Finite, of `info.dtype`.
-
-        Returns
-        -------
-        float array [..., num_classes]
-            Finite logits of `info.dtype`; no rows give no rows.
-
-        Raises
-        ------
-        Invalid
-            `features_shape`, or `non_finite_logits` where a row's logits overflow.
-        """
-        return self._engine.run(features)
-
-    def contributions(
-        self, features: FloatArray, classes: IndexArray, k: int
-    ) -> tuple[IndexArray, FloatArray]:
-        """Find the features that spoke loudest for each row's class: the largest features * weights.
-
-        Parameters
-        ----------
-        features : float array [..., num_features]
-            As for `run`.
-        classes : int64 array [...]
-            The class to explain in each row.
-        k : int
-            How many to give, at most num_features.
-
-        Returns
-        -------
-        tuple of int64 array [..., k] and float array [..., k]
-            Indices of features, largest value first, ties to the lower index; and features[j] * W[j, class]
-            in `info.dtype`.
-
-        Raises
-        ------
-        Invalid
-            `not_linear` where the graph is not one linear layer.
-        """
-        weights = self._read_weights()
-        with np.errstate(over="ignore"):
-            values = features * weights.T[classes]
-        order = np.argsort(-values, axis=-1, kind="stable")[..., :k]
-        return order, np.take_along_axis(values, order, axis=-1)
-
-    def _read_weights(self) -> FloatArray:
-        with self._lock:
-            if self._linear is None:
-                self._linear = read_linear(
-                    self._model, input_name=self.input_name, output_name=self.output_name
-                )
-            if self._linear is None:
-                raise Invalid(
-                    "not_linear",
-                    f"expected a linear head, but {self.info.model} version {self.info.version} is not one "
-                    "linear layer: it has no contributions",
-                    path="outputs",
-                )
-            return self._linear.weights
-
+from service.types import HeadInfo
 
 NO_VERSIONS: dict[str, Head] = {}
+
+# What is not ready may be so any moment where it is being loaded; where it is not, nobody knows when.
+RETRY = {"Retry-After": "1"}
+
+_log = logging.getLogger("logitserve")
 
 
 class Repository:
     """All versions at one location.
+
+    `info` and `head` are asked for each request, on the event loop; whatever changes them is called in a thread and
+    replaces what they look into as a whole.
 
     Parameters
     ----------
@@ -137,165 +44,209 @@ class Repository:
         self._location = location
         self._provider = provider
         self._threads = threads
-        # model -> version -> handle, versions ascending; replaced whole, never changed.
+        self._following = threading.Lock()
+        self.plan = Plan()
+        # model -> version -> handle, versions ascending; every model that is known, and what serves of it.
         self._heads: dict[str, dict[str, Head]] = {}
+        # Handles that serve no more but for those who found them before, and since when.
+        self._left: tuple[tuple[Head, float], ...] = ()
+        self._asks: dict[Key, int] = {}
+        self._failures: dict[Key, str] = {}
+
+    def stored(self) -> list[StoredVersion]:
+        """Look at what lies in the folder now; `StartError` where there is nothing."""
+        return list_versions(self._location)
 
     def load(self) -> None:
-        """Open, warm up and self-test every version; blocks.
+        """Open, warm up and self-test every version that is there; blocks.
 
         `StartError` where there is nothing to serve or nothing to run it with; `ModelError` naming the
         version that fails and why.
         """
-        heads: dict[str, dict[str, Head]] = {}
-        for stored in list_versions(self._location):
-            try:
-                head = self._load(stored)
-            except ModelError as error:
-                raise ModelError(f"{stored.model} version {stored.version}: {error}") from error
-            heads.setdefault(stored.model, {})[head.info.version] = head
-        self._heads = heads
+        self.follow(self.plan.reload(self.stored()), strict=True)
+
+    def follow(self, plan: Plan, *, strict: bool = False) -> dict[Key, str]:
+        """Open what the plan wants, then let go of what it does not; blocks.
+
+        Each version serves from the moment when it has passed its self-test, in place of the handle that it had.
+        One that fails leaves that handle serving.
+
+        Parameters
+        ----------
+        plan : Plan
+        strict : bool
+            Raise what the first version fails with, naming it.
+
+        Returns
+        -------
+        dict of (model, version) to str
+            The reasons of all that failed, now or before.
+        """
+        with self._following:
+            self.plan = plan
+            heads = self._serving()
+            self._show(heads, plan.versions)
+            asked = {key: ask for key, ask in plan.wanted() if self._asks.get(key) != ask}
+            stored = self._find_all(strict=strict) if asked else {}
+            for key, ask in asked.items():
+                self._open(key, stored.get(key), heads, strict=strict)
+                self._asks[key] = ask
+                self._show(heads, plan.versions)
+            wanted = dict(plan.wanted())
+            for known in (heads, self._asks, self._failures):
+                for key in known.keys() - wanted.keys():
+                    del known[key]
+            self._show(heads, plan.versions)
+            return dict(self._failures)
+
+    def release(self, left_before_s: float) -> bool:
+        """Let go of handles that left before then, on the clock of `time.monotonic`, and return whether there were any.
+
+        Runs under way finish: a session goes with the last who holds its handle.
+        """
+        staying = tuple((head, since_s) for head, since_s in self._left if since_s >= left_before_s)
+        released = len(staying) < len(self._left)
+        self._left = staying
+        return released
 
     def info(self, model: str | None, version: str | None) -> HeadInfo:
         """Resolve names to the exact version: by default the only model, and its newest version."""
-        if not self._heads:
-            raise NotReady("not_ready", "no head is loaded yet")
         if model is None:
-            if len(self._heads) > 1:
-                raise NotFound("unknown_model", f"expected one of {_listed(self._heads)}", path="model")
-            model = next(iter(self._heads))
+            model = self._only_model()
         versions = self._heads.get(model)
         if versions is None:
-            raise NotFound(
-                "unknown_model", f"expected one of {_listed(self._heads)}, got {_short(model)}", path="model"
-            )
+            raise self._unknown_model(model)
         if version is None:
+            if not versions:
+                raise NotReady("not_ready", f"no version of {model} is loaded", headers=RETRY)
             version = next(reversed(versions))
-        if version not in versions:
-            raise NotFound(
-                "unknown_version",
-                f"expected one of {_listed(versions)}, got {_short(version)}",
-                path="version",
-            )
-        return versions[version].info
+        head = versions.get(version)
+        return self._named(model, version).info if head is None else head.info
 
     def head(self, info: HeadInfo) -> Head:
         """The handle of an exact version; `NotReady` where it has gone."""
         head = self._heads.get(info.model, NO_VERSIONS).get(info.version)
         if head is None or head.info.digest != info.digest:
-            raise NotReady("not_ready", f"{info.model} version {info.version} is no longer loaded")
+            for left, _ in self._left:
+                if left.info == info:
+                    return left
+            raise NotReady(
+                "not_ready", f"{info.model} version {info.version} is no longer loaded", headers=RETRY
+            )
         return head
 
     def holds(self, head: Head) -> bool:
-        """Whether this very handle is the one that serves its version."""
-        return self._heads.get(head.info.model, NO_VERSIONS).get(head.info.version) is head
+        """Whether this very handle may still be asked for."""
+        serving = self._heads.get(head.info.model, NO_VERSIONS).get(head.info.version)
+        return serving is head or any(left is head for left, _ in self._left)
 
     def describe(self) -> list[dict[str, Any]]:
         """Everything that may be told of the heads, model by model, as JSON values."""
+        heads, plan = self._heads, self.plan
         return [
             {
                 "name": model,
-                "default_version": next(reversed(versions)),
-                "aliases": {},
-                "versions": [_describe(head) for head in versions.values()],
+                "default_version": next(reversed(heads.get(model, NO_VERSIONS)), None),
+                "aliases": dict(plan.aliases.get(model, {})),
+                "versions": [self._describe((model, version), ask) for version, ask in versions.items()],
             }
-            for model, versions in self._heads.items()
+            for model, versions in plan.versions.items()
         ]
 
     def close(self) -> None:
         """Let go of every head; runs under way finish."""
-        self._heads = {}
+        self._heads, self._left, self.plan = {}, (), Plan()
 
-    def _load(self, stored: StoredVersion) -> Head:
-        model = _read(stored.model_path)
-        text = b"{}" if stored.description_path is None else _read(stored.description_path)
-        description = parse(text)
-        digest = digest_of(model, text)
-        if description.digest not in (None, digest):
-            raise ModelError(
-                f"model.onnx and head.json do not belong together: their digest is {digest[:12]}…, but "
-                f"head.json says {description.digest[:12]}…"
-            )
-        engine = Engine(
-            model,
-            provider=self._provider,
-            threads=self._threads,
-            input_name=description.input,
-            output_name=description.output,
-        )
-        _check(description, engine)
-        if description.golden is not None:
-            _self_test(description.golden, engine)
-        info = HeadInfo(
-            model=stored.model,
-            version=str(stored.version),
-            num_features=engine.num_features,
-            num_classes=engine.num_classes,
-            dtype=engine.dtype,
-            class_names=description.class_names,
-            digest=digest,
-            provider=engine.provider,
-        )
-        return Head(info, description, engine, model)
+    def _find_all(self, *, strict: bool) -> dict[Key, StoredVersion]:
+        try:
+            return {(found.model, str(found.version)): found for found in self.stored()}
+        except StartError:
+            if strict:
+                raise
+            return {}
+
+    def _open(self, key: Key, stored: StoredVersion | None, heads: dict[Key, Head], *, strict: bool) -> None:
+        """Open a version and put it in the place of its handle, unless that has the same files."""
+        self._failures.pop(key, None)
+        try:
+            if stored is None:
+                raise ModelError("its files are not there")  # noqa: TRY301 - one place tells of all failures
+            files = read_files(stored)
+            if key not in heads or heads[key].info.digest != files.digest:
+                heads[key] = open_head(stored, files, provider=self._provider, threads=self._threads)
+        except Exception as error:
+            if strict and isinstance(error, ModelError):
+                raise ModelError(f"{key[0]} version {key[1]}: {error}") from error
+            if strict:
+                raise
+            if isinstance(error, LogitserveError):
+                self._failures[key] = str(error)
+            else:
+                _log.exception("%s version %s cannot be loaded", *key)
+                self._failures[key] = "an unforeseen fault of the service; its log has the details"
+
+    def _serving(self) -> dict[Key, Head]:
+        return {
+            (model, version): head
+            for model, versions in self._heads.items()
+            for version, head in versions.items()
+        }
+
+    def _show(self, heads: dict[Key, Head], models: Iterable[str]) -> None:
+        """Let these serve from now on; a handle that does no more can be found before it cannot be looked up."""
+        shown: dict[str, dict[str, Head]] = {
+            model: {} for model in sorted({*models, *(key[0] for key in heads)})
+        }
+        for model, version in sorted(heads, key=lambda key: int(key[1])):
+            shown[model][version] = heads[model, version]
+        now_s = time.monotonic()
+        left = [(head, now_s) for key, head in self._serving().items() if heads.get(key) is not head]
+        self._left = (*self._left, *left)
+        self._heads = shown
+
+    def _only_model(self) -> str:
+        """The one model there is: unloading another must not send its requests to this one."""
+        if not self._heads:
+            raise NotReady("not_ready", "no head is loaded yet", headers=RETRY)
+        if len(self._heads) > 1:
+            raise unknown_model(self._heads, None)
+        return next(iter(self._heads))
+
+    def _unknown_model(self, model: str) -> LogitserveError:
+        if not self._heads:
+            return NotReady("not_ready", "no head is loaded yet", headers=RETRY)
+        return unknown_model(self._heads, model)
+
+    def _named(self, model: str, name: str) -> Head:
+        """Find the version that no number names: by its alias, if it has one."""
+        versions = self._heads.get(model, NO_VERSIONS)
+        version = self.plan.aliases.get(model, {}).get(name, name)
+        if version in versions:
+            return versions[version]
+        known = self.plan.versions.get(model, {})
+        if version == name and name not in known:
+            raise unknown_version(known, name)
+        called = f"{model} version {version}" + (f" ({short(name)})" if name != version else "")
+        raise NotReady("not_ready", f"{called} is not loaded", headers=RETRY)
+
+    def _describe(self, key: Key, ask: int | None) -> dict[str, Any]:
+        model, version = key
+        head = self._heads.get(model, NO_VERSIONS).get(version)
+        failure = self._failures.get(key)
+        if head is not None:
+            return _describe(head, failure)
+        if ask is None:
+            return {"version": version, "state": "unloaded", "reason": "unloaded"}
+        return {"version": version, "state": "loading" if failure is None else "failed", "reason": failure}
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _check(description: HeadDescription, engine: Engine) -> None:
-    """What head.json says, against what the engine found."""
-    names = description.class_names
-    if names is not None and len(names) != engine.num_classes:
-        raise ModelError(
-            f"head.json has {len(names)} class_names, but the model has {engine.num_classes} classes"
-        )
-    if description.dtype not in (None, str(engine.dtype)):
-        raise ModelError(
-            f"head.json says dtype {description.dtype}, but the model computes in {engine.dtype}"
-        )
-
-
-def _self_test(golden: Golden, engine: Engine) -> None:
-    """Run the golden rows; a version whose numbers differ is not served."""
-    features = _rows(golden.features, "features", engine.num_features)
-    expected = _rows(golden.logits, "logits", engine.num_classes)
-    if len(features) != len(expected):
-        raise ModelError(f"head.json: golden has {len(features)} rows of features, {len(expected)} of logits")
-    with np.errstate(over="ignore"):  # what overflows here is refused by the engine
-        rounded = cast("FloatArray", features.astype(engine.dtype))
-    try:
-        logits = engine.run(rounded).astype(np.float64)
-    except Exception as error:  # Invalid, or one of onnxruntime's own
-        raise ModelError(f"self-test failed: the golden rows do not run: {error}") from error
-    allowed = GOLDEN_TOLERANCE[engine.dtype] * np.maximum(1, np.abs(expected))
-    excess = np.abs(logits - expected) / allowed
-    wrong = (excess > 1).any(axis=1) | (logits.argmax(axis=1) != expected.argmax(axis=1))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        column = int(np.argmax(excess[row]))
-        raise ModelError(
-            f"self-test failed: golden row {row} should give {expected[row, column]:.9g} at logits[{column}], "
-            f"but gives {logits[row, column]:.9g}"
-        )
-
-
-def _rows(rows: tuple[tuple[float, ...], ...], name: str, width: int) -> NDArray[np.float64]:
-    for index, row in enumerate(rows):
-        if len(row) != width:
-            raise ModelError(f"head.json: golden.{name}[{index}] has {len(row)} numbers, the model {width}")
-    return np.asarray(rows, dtype=np.float64)
-
-
-def _describe(head: Head) -> dict[str, Any]:
+def _describe(head: Head, failure: str | None) -> dict[str, Any]:
     info, description = head.info, head.description
     told = description.model_dump(include={"calibration", "metrics", "source"})
     return {
         "version": info.version,
         "state": "ready",
-        "reason": None,
+        "reason": failure and f"the files that are there now cannot be loaded: {failure}",
         "inputs": [{"name": head.input_name, "dtype": str(info.dtype), "shape": [-1, info.num_features]}],
         "outputs": [{"name": head.output_name, "dtype": str(info.dtype), "shape": [-1, info.num_classes]}],
         "class_names": None if info.class_names is None else list(info.class_names),
@@ -303,11 +254,3 @@ def _describe(head: Head) -> dict[str, Any]:
         "provider": info.provider,
         **told,
     }
-
-
-def _listed(names: dict[str, Any]) -> str:
-    return ", ".join(map(_short, list(names)[:10])) + (", …" if len(names) > 10 else "")
-
-
-def _short(name: str) -> str:
-    return repr(name if len(name) <= 40 else name[:40] + "…")

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
 from starlette.exceptions import HTTPException
 
 from service.api.exchange import Answer, ErrorBody, Exchange, Message, Receive, header_lines
+from service.api.security import Keys
 from service.api.transport import (
     EXCHANGE,
     REQUEST_ID_CHARACTERS,
@@ -19,7 +20,6 @@ from service.api.transport import (
     Route,
     Scope,
     Send,
-    asgi,
     conversed,
 )
 from service.errors import Invalid, NotReady, Offence, QueueFull, RequestError
@@ -39,10 +39,18 @@ class Wrapped:
         body_limit_bytes: int = 1000,
         request_timeout_s: float = 60,
         error_body: ErrorBody | None = None,
+        scope: Literal["open", "admin"] = "open",
     ) -> None:
         self.metrics = Metrics()
-        self.edge = Edge(self.metrics, body_limit_bytes=body_limit_bytes, request_timeout_s=request_timeout_s)
-        self.app = asgi(Route("POST", "/things/{thing}", "thing", endpoint, error_body=error_body))
+        self.edge = Edge(
+            self.metrics,
+            body_limit_bytes=body_limit_bytes,
+            request_timeout_s=request_timeout_s,
+            keys=Keys("secret"),
+        )
+        self.app = self.edge.asgi(
+            Route("POST", "/things/{thing}", "thing", endpoint, error_body=error_body, scope=scope)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.edge(scope, receive, send, self.app)
@@ -80,7 +88,13 @@ class Whole(Wrapped):
         super().__init__(conversed(begin), **options)
         error_body = options.get("error_body")
         route = Route(
-            "POST", "/things/{thing}", "thing", conversed(begin), error_body=error_body, begin=begin
+            "POST",
+            "/things/{thing}",
+            "thing",
+            conversed(begin),
+            error_body=error_body,
+            begin=begin,
+            scope=options.get("scope", "open"),
         )
         self.shortcut = self.edge.shortcut(route, begin, {"thing": "1"})
 
@@ -472,3 +486,43 @@ async def test_an_answer_may_come_later() -> None:
 )
 def test_a_header_holds_what_it_can_and_never_a_second_one(value: str, written: str) -> None:
     assert header_lines({"x-name": value}) == f"x-name: {written}\r\n"
+
+
+# Scopes, whichever way a request comes
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer wrong", "Bearer secret"])
+async def test_both_ways_ask_for_the_same_key(authorization: str | None) -> None:
+    whole = Whole(begin_echo, scope="admin")
+    headers: dict[str, Any] = {} if authorization is None else {"authorization": authorization}
+    conversed_answer = await whole.post(b"x", x_request_id="same", **headers)
+    ((status, named, body, _),) = whole.take(b"x", x_request_id="same", **headers).sent
+    assert (status, body) == (conversed_answer.status_code, conversed_answer.content)
+    assert named == dict(conversed_answer.headers)
+    assert status == (201 if authorization == "Bearer secret" else 401)
+    assert named.get("www-authenticate", "").startswith("Bearer realm=" if status == 401 else "")
+    expected = {("/things/{thing}", "unauthenticated"): 2} if status == 401 else {}
+    assert whole.metrics.values["logitserve_errors"] == expected
+
+
+async def test_without_the_key_no_body_is_read_and_no_limit_told() -> None:
+    read: list[int] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        read.append(1)
+        yield b"x" * 5000
+
+    answer = await Wrapped(echo, scope="admin").post(parts(), x_request_timeout_ms="nonsense")
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    assert read == []
+    whole = Whole(begin_echo, scope="admin").take(b"x" * 5000, x_request_timeout_ms="nonsense")
+    assert whole.sent[0][0] == 401
+
+
+async def test_a_missing_key_is_told_in_the_form_of_the_dialect() -> None:
+    def form(error: RequestError) -> tuple[int, bytes, str]:
+        return error.status, b"own form", "text/own"
+
+    answer = await Wrapped(echo, scope="admin", error_body=form).post()
+    assert (answer.status_code, answer.content) == (401, b"own form")
+    assert answer.headers["www-authenticate"] == 'Bearer realm="logitserve"'

@@ -147,6 +147,18 @@ def test_what_print_config_writes_can_be_read_back(
     assert re.search(r'threads = "auto"  # default; here \d+\n', written)
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_print_config_never_shows_the_admin_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert cli.main(["serve", "--print-config", "--admin-key", "correct-horse"]) == 0
+    told = capsys.readouterr().out
+    assert "correct-horse" not in told
+    assert re.search(r"admin_key\W+\*+\W+--admin-key", told), "that it is set, and where"
+    assert terminal or "admin_key" not in tomllib.loads(told), "the mask must not become a key"
+
+
 def test_print_config_is_a_table_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

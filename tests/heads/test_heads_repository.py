@@ -1,58 +1,28 @@
-"""Versions of heads: loaded and self-tested, looked up by name, described; and what a linear head explains."""
+"""Versions of heads: looked up by name, described, loaded and unloaded while they serve."""
 
 import json
+import shutil
+import tempfile
 import threading
+import time
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx.parser
 import pytest
-from hypothesis import given, settings
+from folders import BIAS, DESCRIPTION, LINEAR, WEIGHTS, load, write
+from hypothesis import settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from service.errors import Invalid, ModelError, NotFound, NotReady, StartError
+from service.errors import ModelError, NotFound, NotReady, StartError
 from service.heads.description import digest_of
-from service.heads.graphs import Linear, build_linear, read_linear
+from service.heads.graphs import Linear, build_linear
+from service.heads.handle import open_head
 from service.heads.repository import Repository
-from service.types import FloatArray
-
-MODELS = Path(__file__).parents[2] / "models"
-
-WEIGHTS = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
-BIAS = np.array([0.5, -1], np.float32)
-LINEAR = build_linear(Linear(WEIGHTS, BIAS))
-GOLDEN = {"features": [[1, 0, 0], [0, 1, -1]], "logits": [[1.5, 1.0], [-1.5, -3.0]]}
-DESCRIPTION: dict[str, Any] = {"class_names": ["cat", "dog"], "golden": GOLDEN, "source": {"data": "made up"}}
-
-
-def write(root: Path, name: str, version: int = 1, model: bytes = LINEAR, text: str | None = None) -> Path:
-    folder = root / name / str(version)
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(model)
-    if text is not None:
-        (folder / "head.json").write_text(text, encoding="utf-8")
-    return folder
-
-
-def load(location: Path, **options: Any) -> Repository:
-    repository = Repository(location, provider="cpu", **options)
-    repository.load()
-    return repository
-
-
-@pytest.fixture(scope="module")
-def digits() -> Repository:
-    return load(MODELS)
-
-
-def shipped_weights() -> Linear:
-    model = (MODELS / "digits" / "1" / "model.onnx").read_bytes()
-    linear = read_linear(model, input_name="features", output_name="logits")
-    assert linear is not None
-    return linear
-
+from service.types import HeadInfo
 
 # The names of versions
 
@@ -129,6 +99,9 @@ def test_a_handle_of_other_bytes_under_the_same_name_is_gone(tmp_path: Path) -> 
     assert repository.head(before).info == before
     (folder / "model.onnx").write_bytes(build_linear(Linear(WEIGHTS * 2, BIAS)))
     repository.load()
+    assert repository.head(before).info == before, "whoever found it may still finish"
+    assert repository.info(None, None).digest != before.digest
+    assert repository.release(time.monotonic())
     with pytest.raises(NotReady):
         repository.head(before)
     assert repository.head(repository.info(None, None)).info.digest != before.digest
@@ -193,236 +166,384 @@ def test_head_json_names_the_tensors(tmp_path: Path) -> None:
     assert (version["inputs"][0]["name"], version["outputs"][0]["name"]) == ("x", "y")
 
 
-def nudged(row: int, column: int, by: float) -> str:
-    golden = json.loads(json.dumps(GOLDEN))
-    golden["logits"][row][column] += by
-    return json.dumps({**DESCRIPTION, "golden": golden})
-
-
-BROKEN: dict[str, tuple[bytes, str | None, str]] = {
-    "a truncated file": (LINEAR[:-20], None, "onnxruntime cannot open the model"),
-    "an unparsable head.json": (LINEAR, "{", "head.json: Invalid JSON"),
-    "a calibration": (LINEAR, '{"calibration": {}}', "head.json: calibration: expected null"),
-    "another digest": (LINEAR, json.dumps({"digest": "0" * 64}), "do not belong together.*says 000000000000"),
-    "one class name too many": (
-        LINEAR,
-        '{"class_names": ["a", "b", "c"]}',
-        "3 class_names, but the model has 2",
-    ),
-    "another dtype": (
-        LINEAR,
-        '{"dtype": "float64"}',
-        "says dtype float64, but the model computes in float32",
-    ),
-    "an unknown output": (LINEAR, '{"output": "y"}', "names the output 'y'"),
-    "other weights": (
-        build_linear(Linear(WEIGHTS + np.float32(1e-4), BIAS)),
-        json.dumps(DESCRIPTION),
-        r"self-test failed: golden row 0 should give 1 at logits\[1\], but gives 1\.0000999",
-    ),
-    "a golden logit that is off": (
-        LINEAR,
-        nudged(1, 1, 1e-4),
-        r"golden row 1 should give -2.9999 at logits\[1\], but gives -3",
-    ),
-    "a golden row too long": (
-        LINEAR,
-        json.dumps({"golden": {"features": [[1, 2, 3], [1, 2, 3, 4]], "logits": [[1, 2], [1, 2]]}}),
-        r"golden.features\[1\] has 4 numbers, the model 3",
-    ),
-    "golden logits too short": (
-        LINEAR,
-        json.dumps({"golden": {"features": [[1, 2, 3]], "logits": [[1]]}}),
-        r"golden.logits\[0\] has 1 numbers, the model 2",
-    ),
-    "golden rows without logits": (
-        LINEAR,
-        json.dumps({"golden": {"features": [[1, 0, 0], [1, 0, 0]], "logits": [[1.5, 1]]}}),
-        "golden has 2 rows of features, 1 of logits",
-    ),
-    "golden features beyond float32": (
-        LINEAR,
-        json.dumps({"golden": {"features": [[1e39, 0, 0]], "logits": [[1.5, 1]]}}),
-        r"self-test failed: the golden rows do not run: features\[0\]",
-    ),
-}
-
-
-@pytest.mark.parametrize(("model", "text", "said"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_version_is_named_with_its_reason_in_one_line(
-    tmp_path: Path, model: bytes, text: str | None, said: str
-) -> None:
-    write(tmp_path, "pets", 1)
-    write(tmp_path, "pets", 7, model, text)
-    with pytest.raises(ModelError, match=said) as raised:
-        load(tmp_path)
-    assert str(raised.value).startswith("pets version 7: ")
-    assert "\n" not in str(raised.value)
-
-
-def test_a_version_without_a_model_is_named(tmp_path: Path) -> None:
-    write(tmp_path, "pets", 3, text="{}").joinpath("model.onnx").unlink()
-    with pytest.raises(ModelError, match=r"pets version 3: cannot read .*model\.onnx: No such file"):
-        load(tmp_path)
-
-
 def test_an_empty_location_ends_the_start(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="no heads in"):
         load(tmp_path)
 
 
-def test_golden_logits_may_differ_by_rounding_but_not_by_class(tmp_path: Path) -> None:
-    write(tmp_path / "near", "pets", 1, LINEAR, nudged(0, 0, 0.9e-5))
-    assert load(tmp_path / "near").info(None, None).version == "1"
-    # Two classes 1e-6 apart: within the tolerance, but the other class wins.
-    model = build_linear(Linear(WEIGHTS, np.array([1.000001, 0], np.float32)))
-    golden = {"features": [[1, 0, 0]], "logits": [[2, 2.000001]]}
-    write(tmp_path / "other", "pets", 1, model, json.dumps({"golden": golden}))
-    with pytest.raises(ModelError, match="self-test failed"):
-        load(tmp_path / "other")
+# Following a plan while serving
 
 
-def test_a_float64_head_is_held_to_float64(tmp_path: Path) -> None:
-    model = build_linear(Linear(WEIGHTS.astype(np.float64), BIAS.astype(np.float64)))
-    write(tmp_path / "near", "pets", 1, model, nudged(0, 0, 1e-13))
-    assert load(tmp_path / "near").info(None, None).dtype == np.float64
-    write(tmp_path / "far", "pets", 1, model, nudged(0, 0, 1e-11))
-    with pytest.raises(ModelError, match="self-test failed"):
-        load(tmp_path / "far")
+def states(repository: Repository) -> dict[str, dict[str, str]]:
+    return {
+        model["name"]: {version["version"]: version["state"] for version in model["versions"]}
+        for model in repository.describe()
+    }
 
 
-# What a head explains
+def reason(repository: Repository, model: str, version: str) -> str | None:
+    (found,) = (m for m in repository.describe() if m["name"] == model)
+    (told,) = (v for v in found["versions"] if v["version"] == version)
+    return str(told["reason"]) if told["reason"] is not None else None
 
 
-def test_contributions_are_features_times_the_weights_of_the_class(tmp_path: Path) -> None:
-    write(tmp_path, "pets")
-    head = load(tmp_path).head(load(tmp_path).info(None, None))
-    features = np.array([[1, 2, 3], [-1, 0, 0.5]], np.float32)
-    indices, values = head.contributions(features, np.array([0, 1]), 2)
-    assert indices.tolist() == [[2, 1], [2, 1]]
-    assert values.tolist() == [[15, 6], [3, 0]]
-    assert indices.dtype == np.int64
-    assert values.dtype == np.float32
-
-
-def contributions_of(weights: FloatArray, features: FloatArray, k: int, folder: Path) -> tuple[Any, Any]:
-    (folder / "m.onnx").write_bytes(build_linear(Linear(weights, np.zeros_like(weights[0]))))
-    repository = load(folder)
-    head = repository.head(repository.info(None, None))
-    return head.contributions(features, np.zeros(len(features), np.int64), k)
-
-
-def test_ties_go_to_the_lower_feature_and_zeros_are_equal(tmp_path: Path) -> None:
-    weights = np.array([[-0.0], [1], [0], [1], [0]], np.float32)
-    indices, _ = contributions_of(weights, np.ones((1, 5), np.float32), 5, tmp_path)
-    assert indices.tolist() == [[1, 3, 0, 2, 4]]
-    thirds = np.arange(300, dtype=np.float32) % 3
-    indices, _ = contributions_of(thirds[:, None], np.ones((1, 300), np.float32), 300, tmp_path)
-    assert indices[0].tolist() == sorted(range(300), key=lambda index: -thirds[index])
-
-
-def test_a_contribution_beyond_the_dtype_is_the_largest_and_warns_nobody(tmp_path: Path) -> None:
-    indices, values = contributions_of(WEIGHTS, np.full((1, 3), 1e38, np.float32), 1, tmp_path)
-    assert (indices.tolist(), values.tolist()) == ([[2]], [[np.inf]])
-
-
-@pytest.mark.parametrize(("k", "length"), [(0, 0), (1, 1), (3, 3), (10, 3)])
-def test_k_is_at_most_the_number_of_features(tmp_path: Path, k: int, length: int) -> None:
-    indices, values = contributions_of(WEIGHTS, np.ones((2, 3), np.float32), k, tmp_path)
-    assert indices.shape == values.shape == (2, length)
-
-
-def test_no_rows_have_no_contributions(tmp_path: Path) -> None:
-    indices, values = contributions_of(WEIGHTS, np.empty((0, 3), np.float32), 2, tmp_path)
-    assert indices.shape == values.shape == (0, 2)
-
-
-@given(data=st.data())
-@settings(max_examples=25, deadline=None)
-def test_all_contributions_and_the_bias_add_up_to_the_logit(digits: Repository, data: st.DataObject) -> None:
-    head = digits.head(digits.info(None, None))
-    pixels = data.draw(st.lists(st.integers(0, 16), min_size=64, max_size=64))
-    label = data.draw(st.integers(0, 9))
-    features = np.array([pixels], np.float32)
-    indices, values = head.contributions(features, np.array([label]), 64)
-    assert sorted(indices[0]) == list(range(64))
-    assert (np.diff(values[0]) <= 0).all()
-    linear = shipped_weights()
-    # Sums of multiples of 2^-12 are exact.
-    assert values.sum() + linear.bias[label] == head.run(features)[0, label]
-
-
-def test_a_head_that_is_not_linear_says_so_every_time(tmp_path: Path) -> None:
-    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }'
-    write(tmp_path, "pets", 1, onnx.parser.parse_model(text).SerializeToString())
+def test_a_new_version_serves_by_default_and_the_old_one_stays(tmp_path: Path) -> None:
+    write(tmp_path, "pets", 9)
     repository = load(tmp_path)
-    head = repository.head(repository.info(None, None))
-    for _ in range(2):
-        with pytest.raises(Invalid, match="pets version 1 is not one linear layer") as raised:
-            head.contributions(np.ones((1, 3), np.float32), np.array([0]), 1)
-        assert raised.value.code == "not_linear"
+    old = repository.info(None, None)
+    write(tmp_path, "pets", 10)
+    assert repository.follow(repository.plan.reload(repository.stored())) == {}
+    assert repository.info(None, None).version == "10"
+    assert repository.info("pets", "9") is old
+    assert repository.head(old).info is old
+    assert not repository.release(time.monotonic()), "nobody left"
 
 
-def test_contributions_explain_the_head_that_was_loaded_not_the_file_of_today(tmp_path: Path) -> None:
+def test_an_unloaded_version_is_known_but_not_ready(tmp_path: Path) -> None:
+    write(tmp_path, "pets", 1)
+    write(tmp_path, "pets", 2)
+    repository = load(tmp_path)
+    repository.follow(repository.plan.unload("pets", "2"))
+    assert states(repository) == {"pets": {"1": "ready", "2": "unloaded"}}
+    assert reason(repository, "pets", "2") == "unloaded"
+    assert repository.info("pets", None).version == "1"
+    with pytest.raises(NotReady, match="pets version 2 is not loaded") as raised:
+        repository.info("pets", "2")
+    assert raised.value.headers == {"Retry-After": "1"}
+    with pytest.raises(NotFound):
+        repository.info("pets", "3")
+
+
+def test_a_model_without_a_version_is_not_ready_and_no_other_takes_its_requests(tmp_path: Path) -> None:
+    write(tmp_path, "pets")
+    write(tmp_path, "cars")
+    repository = load(tmp_path)
+    repository.follow(repository.plan.unload("pets", None))
+    with pytest.raises(NotReady, match="no version of pets is loaded"):
+        repository.info("pets", None)
+    with pytest.raises(NotFound, match="expected one of 'cars', 'pets'"):
+        repository.info(None, None)
+    assert [model["default_version"] for model in repository.describe()] == ["1", None]
+    repository.follow(repository.plan.load(repository.stored(), "pets", None))
+    assert repository.info("pets", None).version == "1"
+
+
+def test_what_vanished_from_the_folder_is_unknown_after_a_reload(tmp_path: Path) -> None:
+    write(tmp_path, "cars")
     folder = write(tmp_path, "pets")
     repository = load(tmp_path)
-    (folder / "model.onnx").write_bytes(b"replaced")
-    head = repository.head(repository.info(None, None))
-    _, values = head.contributions(np.ones((1, 3), np.float32), np.array([1]), 3)
-    assert values.tolist() == [[6, 4, 2]]
+    shutil.rmtree(folder.parent)
+    repository.follow(repository.plan.unload("cars", None))
+    assert repository.info("pets", None).version == "1", "until somebody looks"
+    repository.follow(repository.plan.reload(repository.stored()))
+    with pytest.raises(NotFound, match="expected one of 'cars', got 'pets'"):
+        repository.info("pets", None)
+    assert states(repository) == {"cars": {"1": "unloaded"}}
 
 
-def test_contributions_may_be_asked_for_by_several_threads(digits: Repository) -> None:
-    head = digits.head(digits.info(None, None))
-    found: list[list[int]] = []
-
-    def ask() -> None:
-        found.append(head.contributions(np.ones((1, 64), np.float32), np.array([3]), 4)[0][0].tolist())
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 8
-    assert found == [found[0]] * 8
-
-
-# Running
-
-
-def test_a_head_refuses_what_its_engine_refuses(tmp_path: Path) -> None:
+def test_whoever_found_a_version_before_it_left_may_finish(tmp_path: Path) -> None:
     write(tmp_path, "pets")
     repository = load(tmp_path)
+    info = repository.info(None, None)
+    head = repository.head(info)
+    begun_s = time.monotonic()
+    repository.follow(repository.plan.unload("pets", None))
+    assert not repository.release(begun_s), "it left later"
+    assert repository.head(info) is head
+    assert repository.holds(head)
+    assert repository.release(time.monotonic() + 1)
+    assert not repository.holds(head)
+    with pytest.raises(NotReady, match="no longer loaded"):
+        repository.head(info)
+    head.run(np.ones((1, 3), np.float32))  # as one under way does
+
+
+def test_the_memory_of_a_version_goes_with_the_last_who_holds_it(tmp_path: Path) -> None:
+    write(tmp_path, "pets")
+    repository = load(tmp_path)
+    handle = weakref.ref(repository.head(repository.info(None, None)))
+    repository.follow(repository.plan.unload("pets", None))
+    assert handle() is not None
+    repository.release(time.monotonic() + 1)
+    assert handle() is None
+
+
+def test_a_version_that_fails_is_told_with_its_reason_and_the_others_serve(tmp_path: Path) -> None:
+    write(tmp_path, "pets", 1)
+    repository = load(tmp_path)
+    write(tmp_path, "pets", 2, b"garbage")
+    write(tmp_path, "pets", 3)
+    failures = repository.follow(repository.plan.reload(repository.stored()))
+    assert list(failures) == [("pets", "2")]
+    assert failures["pets", "2"].startswith("onnxruntime cannot open the model")
+    assert states(repository) == {"pets": {"1": "ready", "2": "failed", "3": "ready"}}
+    assert reason(repository, "pets", "2") == failures["pets", "2"]
+    with pytest.raises(NotReady):
+        repository.info("pets", "2")
+    (tmp_path / "pets" / "2" / "model.onnx").write_bytes(LINEAR)
+    assert repository.follow(repository.plan.unload("pets", "1")) == failures, "nobody asked to look again"
+    assert repository.follow(repository.plan.load(repository.stored(), "pets", "2")) == {}
+    assert states(repository)["pets"]["2"] == "ready"
+
+
+def test_a_version_whose_new_files_fail_serves_on_with_the_old(tmp_path: Path) -> None:
+    folder = write(tmp_path, "pets")
+    repository = load(tmp_path)
+    info = repository.info(None, None)
+    (folder / "model.onnx").write_bytes(b"garbage")
+    assert list(repository.follow(repository.plan.load(repository.stored(), "pets", "1"))) == [("pets", "1")]
+    assert repository.info(None, None) is info
+    assert states(repository) == {"pets": {"1": "ready"}}
+    assert "cannot be loaded: onnxruntime" in str(reason(repository, "pets", "1"))
+
+
+def test_a_version_whose_files_have_gone_serves_on_until_a_reload(tmp_path: Path) -> None:
+    write(tmp_path, "cars")
+    folder = write(tmp_path, "pets")
+    repository = load(tmp_path)
+    plan = repository.plan.load(repository.stored(), "pets", "1")
+    shutil.rmtree(folder.parent)
+    assert repository.follow(plan) == {("pets", "1"): "its files are not there"}
+    assert repository.info("pets", None).version == "1"
+
+
+def test_a_folder_that_cannot_be_read_fails_what_is_asked_for_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path / "heads", "pets")
+    repository = load(tmp_path / "heads")
+    plan = repository.plan.reload(repository.stored())
+    (tmp_path / "heads").rename(tmp_path / "moved")
+    assert list(repository.follow(plan)) == [("pets", "1")]
+    assert repository.info(None, None).version == "1"
+    with pytest.raises(StartError):
+        repository.stored()
+    with pytest.raises(StartError):
+        Repository(tmp_path / "heads").follow(plan, strict=True)
+
+
+def test_the_same_files_are_not_opened_again(tmp_path: Path) -> None:
+    write(tmp_path, "pets", text=json.dumps(DESCRIPTION))
+    repository = load(tmp_path)
     head = repository.head(repository.info(None, None))
-    with pytest.raises(Invalid) as raised:
-        head.run(np.ones((2, 4), np.float32))
-    assert raised.value.code == "features_shape"
-    huge = np.outer([0, 0, 0, 3e38], np.ones(3)).astype(np.float32)
-    with pytest.raises(Invalid) as raised:
-        head.run(huge)
-    assert raised.value.code == "non_finite_logits"
-    assert raised.value.offences[0].path == "features[3]"
+    repository.follow(repository.plan.reload(repository.stored()))
+    assert repository.holds(head)
+    repository.follow(repository.plan.load(repository.stored(), "pets", "1"))
+    assert repository.head(repository.info(None, None)) is head
 
 
-def test_the_digits_are_exact_in_any_company(digits: Repository) -> None:
-    """Pixels are integers and weights multiples of 2^-12: no sum rounds, so rows do not depend on the batch."""
-    head = digits.head(digits.info(None, None))
-    linear = shipped_weights()
-    pixels = load_digits().data.astype(np.float32)
-    exact = pixels.astype(np.float64) @ linear.weights.astype(np.float64) + linear.bias
-    np.testing.assert_array_equal(head.run(pixels), exact)
-    np.testing.assert_array_equal(head.run(pixels[5:6]), exact[5:6])
+def test_while_it_is_loading_a_version_is_told_so_and_the_others_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "pets", 1)
+    repository = load(tmp_path)
+    write(tmp_path, "pets", 2)
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slow(stored: Any, files: Any, **options: Any) -> Any:
+        opening.set()
+        assert go_on.wait(10)
+        return open_head(stored, files, **options)
+
+    monkeypatch.setattr("service.heads.repository.open_head", slow)
+    plan = repository.plan.reload(repository.stored()).unload("pets", "1")
+    following = threading.Thread(target=repository.follow, args=(plan,))
+    following.start()
+    assert opening.wait(10)
+    assert states(repository) == {"pets": {"1": "ready", "2": "loading"}}, "the old one goes last"
+    assert repository.info("pets", None).version == "1"
+    with pytest.raises(NotReady):
+        repository.info("pets", "2")
+    go_on.set()
+    following.join()
+    assert states(repository) == {"pets": {"1": "unloaded", "2": "ready"}}
 
 
-def test_a_float32_head_keeps_the_accuracy_it_states_on_scaled_digits(digits: Repository) -> None:
-    """The bound of `Head.run` on pixels that are no integers, so that sums do round."""
-    head = digits.head(digits.info(None, None))
-    linear = shipped_weights()
-    pixels = (load_digits().data / 7).astype(np.float32)
-    weights = linear.weights.astype(np.float64)
-    exact = pixels.astype(np.float64) @ weights + linear.bias
-    allowed = 65 * 2.0**-24 * (np.abs(pixels) @ np.abs(weights) + np.abs(linear.bias))
-    error = np.abs(head.run(pixels) - exact)
-    assert (error <= allowed).all()
-    assert error.max() > 0
+def test_a_handle_that_is_replaced_can_be_found_while_others_are_still_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path, "pets", 1)
+    repository = load(tmp_path)
+    old = repository.info("pets", "1")
+    (folder / "model.onnx").write_bytes(WEIGHTS_OF[2])
+    write(tmp_path, "pets", 2)
+    found: list[HeadInfo] = []
+
+    def watching(stored: Any, files: Any, **options: Any) -> Any:
+        found.append(repository.head(old).info)
+        return open_head(stored, files, **options)
+
+    monkeypatch.setattr("service.heads.repository.open_head", watching)
+    repository.follow(repository.plan.reload(repository.stored()))
+    assert found == [old, old], "before the first is opened, and before the second"
+    assert repository.info("pets", "1").digest != old.digest
+
+
+def test_a_fault_of_ours_fails_the_version_and_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, "pets", 1)
+    repository = load(tmp_path)
+    write(tmp_path, "pets", 2)
+
+    def faulty(*_arguments: Any, **_options: Any) -> Any:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr("service.heads.repository.open_head", faulty)
+    failures = repository.follow(repository.plan.reload(repository.stored()))
+    assert failures == {("pets", "2"): "an unforeseen fault of the service; its log has the details"}
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_name_finds_its_version_and_numbers_win(tmp_path: Path) -> None:
+    write(tmp_path, "pets", 1)
+    write(tmp_path, "pets", 2)
+    repository = load(tmp_path)
+    repository.follow(
+        repository.plan.name("pets", "stable", "1").name("pets", "gone", "2").unload("pets", "2")
+    )
+    assert repository.info("pets", "stable") is repository.info("pets", "1")
+    assert repository.info(None, "stable").version == "1"
+    assert repository.describe()[0]["aliases"] == {"gone": "2", "stable": "1"}
+    with pytest.raises(NotReady, match=r"pets version 2 \('gone'\) is not loaded"):
+        repository.info("pets", "gone")
+    with pytest.raises(NotFound, match="got 'canary'"):
+        repository.info("pets", "canary")
+
+
+WEIGHTS_OF = {number: build_linear(Linear(WEIGHTS * number, BIAS)) for number in range(3)}
+
+
+class Serving(RuleBasedStateMachine):
+    """Whatever happens to the folder and the plan, what must serve does, with the files it was loaded with.
+
+    The model: what lies in the folder, which versions are wanted, and what of them serves which weights.
+    """
+
+    MODELS = st.sampled_from(["cats", "cats", "dogs"])
+    VERSIONS = st.sampled_from(["2", "10"])  # few, so that the same one is met again and again
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        write(self.folder, "fish", 1)  # always there, so that the folder is never empty
+        self.repository = load(self.folder)
+        self.files: dict[tuple[str, str], int | None] = {}
+        self.known: dict[tuple[str, str], bool] = {}
+        self.serving: dict[tuple[str, str], int] = {}
+        self.found: list[tuple[HeadInfo, int]] = []
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    @initialize()
+    def begin_with_two(self) -> None:
+        for version in ("2", "10"):
+            self.put("cats", version, 1)
+        self.reload()
+
+    @rule(model=MODELS, version=VERSIONS, weights=st.sampled_from([None, 0, 1, 2]))
+    def put(self, model: str, version: str, weights: int | None) -> None:
+        folder = self.folder / model / version
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.onnx").write_bytes(b"garbage" if weights is None else WEIGHTS_OF[weights])
+        self.files[model, version] = weights
+
+    @rule(model=MODELS, version=VERSIONS)
+    def take_away(self, model: str, version: str) -> None:
+        shutil.rmtree(self.folder / model / version, ignore_errors=True)
+        self.files.pop((model, version), None)
+
+    def look_at(self, keys: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        failed = set()
+        for key in keys:
+            self.known[key] = True
+            weights = self.files[key]
+            if weights is None:
+                failed.add(key)
+            else:
+                self.serving[key] = weights
+        return failed
+
+    @rule()
+    def reload(self) -> None:
+        failures = self.repository.follow(self.repository.plan.reload(self.repository.stored()))
+        for key in self.known.keys() - self.files.keys():
+            del self.known[key]
+            self.serving.pop(key, None)
+        assert set(failures) == self.look_at(key for key in self.files if self.known.get(key, True))
+
+    @rule(model=MODELS, version=st.none() | VERSIONS)
+    def load(self, model: str, version: str | None) -> None:
+        keys = [key for key in self.files if key[0] == model and key[1] == (version or key[1])]
+        try:
+            plan = self.repository.plan.load(self.repository.stored(), model, version)
+        except NotFound:
+            assert not keys
+            return
+        failures = self.repository.follow(plan)
+        assert failures.keys() & set(keys) == self.look_at(keys)
+
+    @rule(model=MODELS, version=st.none() | VERSIONS)
+    def unload(self, model: str, version: str | None) -> None:
+        keys = [key for key in self.known if key[0] == model and key[1] == (version or key[1])]
+        try:
+            plan = self.repository.plan.unload(model, version)
+        except NotFound:
+            assert not keys
+            return
+        self.repository.follow(plan)
+        for key in keys:
+            self.known[key] = False
+            self.serving.pop(key, None)
+
+    @rule(model=MODELS, version=st.none() | VERSIONS)
+    def find(self, model: str, version: str | None) -> None:
+        served = sorted(int(key[1]) for key in self.serving if key[0] == model)
+        newest = str(served[-1]) if served else None
+        wanted = version or newest
+        try:
+            info = self.repository.info(model, version)
+        except NotFound:
+            assert (model, version or "") not in self.known
+            assert version or not any(key[0] == model for key in self.known)
+            return
+        except NotReady:
+            assert (model, wanted) not in self.serving
+            return
+        assert info.version == wanted
+        self.found.append((info, self.serving[model, info.version]))
+
+    @rule()
+    def let_go(self) -> None:
+        self.repository.release(time.monotonic())
+        self.found.clear()
+
+    @invariant()
+    def whoever_found_a_version_gets_its_numbers(self) -> None:
+        for info, weights in self.found:
+            logits = self.repository.head(info).run(np.ones((1, 3), np.float32))
+            np.testing.assert_array_equal(logits, (np.ones((1, 3)) @ WEIGHTS * weights + BIAS))
+
+    @invariant()
+    def the_newest_is_the_default(self) -> None:
+        for model in self.repository.describe():
+            served = [int(version) for name, version in self.serving if name == model["name"]]
+            assert model["name"] == "fish" or model["default_version"] == (
+                str(max(served)) if served else None
+            )
+
+    @invariant()
+    def the_states_are_told(self) -> None:
+        told = {
+            (model, version): state
+            for model, versions in states(self.repository).items()
+            for version, state in versions.items()
+            if model != "fish"
+        }
+        assert told.keys() == self.known.keys()
+        assert {key for key, state in told.items() if state == "ready"} == self.serving.keys()
+        unloaded = {key for key, state in told.items() if state == "unloaded"}
+        assert unloaded == {key for key, wanted in self.known.items() if not wanted}
+
+
+TestServing = Serving.TestCase
+TestServing.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

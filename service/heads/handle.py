@@ -1,0 +1,220 @@
+"""One version: opened, warmed up and self-tested into an immutable handle.
+
+Knows what a version's head.json promises and how it is held to it; knows no other version, no request, no label
+and no HTTP.
+"""
+
+import threading
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import Invalid, ModelError
+from service.heads.description import Golden, HeadDescription, digest_of, parse
+from service.heads.engine import Engine, Provider
+from service.heads.graphs import Linear, read_linear
+from service.heads.storage import StoredVersion
+from service.types import FloatArray, FloatType, HeadInfo, IndexArray
+
+# How far a golden logit may lie from what head.json says, relative to max(1, |logit|): room for another
+# order of summation, none for another weight.
+GOLDEN_TOLERANCE: dict[FloatType, float] = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
+
+
+class Head:
+    """One loaded version: immutable, safe in several threads at once.
+
+    Parameters
+    ----------
+    info : HeadInfo
+    description : HeadDescription
+        Its head.json; an empty one for a bare model.
+    engine : Engine
+    model : bytes
+        The model as it was loaded, from which the weights of a linear head are read when first asked for:
+        the file may have been replaced by then.
+    """
+
+    def __init__(self, info: HeadInfo, description: HeadDescription, engine: Engine, model: bytes) -> None:
+        self.info = info
+        self.description = description
+        self.input_name = engine.input_name
+        self.output_name = engine.output_name
+        self._engine = engine
+        self._model = model
+        self._lock = threading.Lock()
+        self._linear: Linear | None = None
+
+    def run(self, features: FloatArray) -> FloatArray:
+        """Run the head.
+
+        A linear float32 head's logits lie within num_features * 2^-24 * sum |features * weights| of the exact
+        ones, the bias counted as one more feature that is 1; a float64 head's within the same with 2^-53. The
+        bits of a row may depend on how many rows run with it: onnxruntime chooses the order of summation.
+
+        Parameters
+        ----------
+        features : float array [..., num_features]
+            Finite, of `info.dtype`.
+
+        Returns
+        -------
+        float array [..., num_classes]
+            Finite logits of `info.dtype`; no rows give no rows.
+
+        Raises
+        ------
+        Invalid
+            `features_shape`, or `non_finite_logits` where a row's logits overflow.
+        """
+        return self._engine.run(features)
+
+    def contributions(
+        self, features: FloatArray, classes: IndexArray, k: int
+    ) -> tuple[IndexArray, FloatArray]:
+        """Find the features that spoke loudest for each row's class: the largest features * weights.
+
+        Parameters
+        ----------
+        features : float array [..., num_features]
+            As for `run`.
+        classes : int64 array [...]
+            The class to explain in each row.
+        k : int
+            How many to give, at most num_features.
+
+        Returns
+        -------
+        tuple of int64 array [..., k] and float array [..., k]
+            Indices of features, largest value first, ties to the lower index; and features[j] * W[j, class]
+            in `info.dtype`.
+
+        Raises
+        ------
+        Invalid
+            `not_linear` where the graph is not one linear layer.
+        """
+        weights = self._read_weights()
+        with np.errstate(over="ignore"):
+            values = features * weights.T[classes]
+        order = np.argsort(-values, axis=-1, kind="stable")[..., :k]
+        return order, np.take_along_axis(values, order, axis=-1)
+
+    def _read_weights(self) -> FloatArray:
+        with self._lock:
+            if self._linear is None:
+                self._linear = read_linear(
+                    self._model, input_name=self.input_name, output_name=self.output_name
+                )
+            if self._linear is None:
+                raise Invalid(
+                    "not_linear",
+                    f"expected a linear head, but {self.info.model} version {self.info.version} is not one "
+                    "linear layer: it has no contributions",
+                    path="outputs",
+                )
+            return self._linear.weights
+
+
+class Files(NamedTuple):
+    """What lies in the folder of a version, read at one time; the digest is over both files."""
+
+    model: bytes
+    description: HeadDescription
+    digest: str
+
+
+def read_files(stored: StoredVersion) -> Files:
+    """Read the files of a version; `ModelError` where they cannot be, or do not belong together."""
+    model = _read(stored.model_path)
+    text = b"{}" if stored.description_path is None else _read(stored.description_path)
+    description = parse(text)
+    digest = digest_of(model, text)
+    if description.digest not in (None, digest):
+        raise ModelError(
+            f"model.onnx and head.json do not belong together: their digest is {digest[:12]}…, but "
+            f"head.json says {description.digest[:12]}…"
+        )
+    return Files(model, description, digest)
+
+
+def open_head(stored: StoredVersion, files: Files, *, provider: Provider, threads: int) -> Head:
+    """Open, warm up and self-test a version; blocks.
+
+    `ModelError` says why it cannot be served, `StartError` what is missing to run any.
+    """
+    description = files.description
+    engine = Engine(
+        files.model,
+        provider=provider,
+        threads=threads,
+        input_name=description.input,
+        output_name=description.output,
+    )
+    _check(description, engine)
+    if description.golden is not None:
+        _self_test(description.golden, engine)
+    info = HeadInfo(
+        model=stored.model,
+        version=str(stored.version),
+        num_features=engine.num_features,
+        num_classes=engine.num_classes,
+        dtype=engine.dtype,
+        class_names=description.class_names,
+        digest=files.digest,
+        provider=engine.provider,
+    )
+    return Head(info, description, engine, files.model)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _check(description: HeadDescription, engine: Engine) -> None:
+    """What head.json says, against what the engine found."""
+    names = description.class_names
+    if names is not None and len(names) != engine.num_classes:
+        raise ModelError(
+            f"head.json has {len(names)} class_names, but the model has {engine.num_classes} classes"
+        )
+    if description.dtype not in (None, str(engine.dtype)):
+        raise ModelError(
+            f"head.json says dtype {description.dtype}, but the model computes in {engine.dtype}"
+        )
+
+
+def _self_test(golden: Golden, engine: Engine) -> None:
+    """Run the golden rows; a version whose numbers differ is not served."""
+    features = _rows(golden.features, "features", engine.num_features)
+    expected = _rows(golden.logits, "logits", engine.num_classes)
+    if len(features) != len(expected):
+        raise ModelError(f"head.json: golden has {len(features)} rows of features, {len(expected)} of logits")
+    with np.errstate(over="ignore"):  # what overflows here is refused by the engine
+        rounded = cast("FloatArray", features.astype(engine.dtype))
+    try:
+        logits = engine.run(rounded).astype(np.float64)
+    except Exception as error:  # Invalid, or one of onnxruntime's own
+        raise ModelError(f"self-test failed: the golden rows do not run: {error}") from error
+    allowed = GOLDEN_TOLERANCE[engine.dtype] * np.maximum(1, np.abs(expected))
+    excess = np.abs(logits - expected) / allowed
+    wrong = (excess > 1).any(axis=1) | (logits.argmax(axis=1) != expected.argmax(axis=1))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        column = int(np.argmax(excess[row]))
+        raise ModelError(
+            f"self-test failed: golden row {row} should give {expected[row, column]:.9g} at logits[{column}], "
+            f"but gives {logits[row, column]:.9g}"
+        )
+
+
+def _rows(rows: tuple[tuple[float, ...], ...], name: str, width: int) -> NDArray[np.float64]:
+    for index, row in enumerate(rows):
+        if len(row) != width:
+            raise ModelError(f"head.json: golden.{name}[{index}] has {len(row)} numbers, the model {width}")
+    return np.asarray(rows, dtype=np.float64)
