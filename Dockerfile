@@ -20,8 +20,9 @@ COPY models/digits/ /models/digits/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
-    LOGITSERVE_HOST=0.0.0.0 \
-    LOGITSERVE_MODELS=/models
+    LOGITSERVE_HOST=0.0.0.0
+# from here the default folder of models is /models, and SageMaker's goes before a default, though not before a variable
+WORKDIR /
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM

@@ -5,9 +5,11 @@ Read the package in this order; imports only ever point up this list, and `tests
     errors      what can go wrong, each with its status and code
     metrics     what is counted, and how workers' counts become one text
     agreement   what all workers hold alike, whatever it is
+    quota       how many CPUs there are for this process
     outcomes    answers that come later, by a call
     types       ScoreRequest -> ScoreResult, the one currency of the service
-    settings    every setting, and the only reader of the environment
+    settings    every setting, with its reason
+    sources     where settings come from; the only reader of the environment
     numeric     softmax, cross-entropy and their relatives, exact to the last bit
     wire        bytes -> ScoreRequest and ScoreResult -> bytes; pure
     heads       models: their files, sessions and versions

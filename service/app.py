@@ -16,8 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.agreement import Agreement
-from service.api import v1
+from service.api import invocations, v1
 from service.api.admin import Admin
+from service.api.invocations import InvocationsDialect
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
 from service.api.scoring import Scoring
@@ -90,7 +91,11 @@ def create_app(
     )
     for routes in dialects(app, settings, limits):
         app.register(routes)
-    edge.error_bodies = {"/v2": v2.error_body, "/v1/": v1.error_body}
+    edge.error_bodies = {
+        "/v2": v2.error_body,
+        "/v1/": v1.error_body,
+        invocations.PATH: invocations.error_body,
+    }
     return app
 
 
@@ -119,6 +124,12 @@ def dialects(app: "Application", settings: Settings, limits: Limits) -> list[lis
         V2Dialect(scoring).routes(),
         V2Models(catalogue, operations.ready).routes(),
         V2Repository(app.rollout, repository.describe, limits).routes(),
+        InvocationsDialect(
+            scoring,
+            operations.ready,
+            accept=settings.invocations_accept,
+            concurrent=settings.worker_count,
+        ).routes(),
         V1Dialect(scoring, repository.describe, kserve=settings.v1 == "kserve").routes(),
         Admin(app.rollout, repository.describe, limits).routes(),
         operations.routes(),

@@ -97,6 +97,7 @@ class Malformed(RequestError):
     status = 400
     titles: ClassVar = {
         "malformed_json": "The body is not valid JSON",
+        "malformed_csv": "The body is not valid CSV",
         "malformed_npy": "The body is not a valid npy array",
         "malformed_npz": "The body is not a valid npz archive",
         "malformed_tensor": "A binary tensor does not match its description",

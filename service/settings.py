@@ -1,30 +1,18 @@
-"""Every setting of the service, with its reason, and the only reader of the environment.
+"""Every setting of the service, with its reason, as one frozen value.
 
-`Settings` is one frozen value; `read` makes it from flags, the environment and a TOML file, and remembers where
-each value came from. This module must not know what the settings are used for: no HTTP, no models, no numpy.
+Where values come from is known to `sources`, and what they are used for to nobody here: no HTTP, no models, no numpy.
 """
 
-import difflib
-import os
 import re
 import tempfile
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from service.errors import StartError
 from service.quota import cpu_quota
 
 PREFIX = "LOGITSERVE_"
-
-# Kubernetes puts a Service's address into the environment of every pod beside it. For a Service named
-# `logitserve` these names begin as ours do, and LOGITSERVE_PORT itself becomes "tcp://10.0.0.7:8000".
-_SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
-
-_SHOWN_CHARACTERS = 40  # an error names what came, it does not repeat it at length
 
 # Settings whose values are shown nowhere.
 SECRETS = frozenset({"admin_key"})
@@ -36,14 +24,6 @@ Limit: TypeAlias = Annotated[int, Field(gt=0)]
 Depth: TypeAlias = Annotated[int, Field(ge=3, le=1000)]  # a request needs 3, the JSON reader stops at 1024
 Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Route: TypeAlias = Annotated[str, Field(pattern=r"^(/[^{}?#\s]*)?$")]
-
-# What platforms set for the containers that they run, each with the setting that it stands for; a later one wins.
-_PLATFORM_VARIABLES = {
-    "SAGEMAKER_BIND_TO_PORT": "port",
-    "AIP_HTTP_PORT": "port",
-    "AIP_HEALTH_ROUTE": "vertex_health_route",
-    "AIP_PREDICT_ROUTE": "vertex_predict_route",
-}
 
 
 def _sendable(key: SecretStr) -> SecretStr:
@@ -63,7 +43,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: Path = _setting(
-        Path("models"), "a folder", "folder of the models: <model>/<version>/model.onnx, or bare .onnx files"
+        Path("models"),
+        "a folder",
+        "folder of the models: <model>/<version>/model.onnx, or bare .onnx files, and a head.json beside what is named"
+        " model.onnx; /opt/ml/model is the default where SageMaker has mounted it",
     )
     host: Annotated[str, Field(min_length=1)] = _setting(
         "127.0.0.1",
@@ -79,7 +62,8 @@ class Settings(BaseModel):
     workers: Count | Auto = _setting(
         1,
         "a whole number from 1 to 512, or auto",
-        "processes that answer; auto is one for each CPU of the quota; one is enough until it uses a whole CPU",
+        "processes that answer; auto is one for each CPU of the quota; one is enough until it uses a whole CPU;"
+        " SAGEMAKER_MODEL_SERVER_WORKERS is followed",
     )
     threads: Count | Auto = _setting(
         "auto",
@@ -96,7 +80,7 @@ class Settings(BaseModel):
         64 * 1024**2,
         "a whole number above 0",
         "largest request body, as sent and again after decompression, so that a small compressed body cannot fill"
-        " the memory; 64 MiB as in Triton",
+        " the memory; 64 MiB as in Triton; SAGEMAKER_MAX_PAYLOAD_IN_MB is followed",
     )
     rows_limit: Limit = _setting(
         1024**2,
@@ -146,6 +130,18 @@ class Settings(BaseModel):
         "whose answers /v1/models/{model}:predict gives where the request has inputs: TensorFlow Serving's have outputs,"
         " KServe's have predictions; TensorFlow Serving was there first",
     )
+    invocations_accept: Literal[
+        "application/json",
+        "text/csv",
+        "application/jsonlines",
+        "application/x-jsonlines",
+        "application/x-npy",
+        "application/x-npz",
+    ] = _setting(
+        "application/json",
+        "application/json, text/csv, application/jsonlines, application/x-npy or application/x-npz",
+        "media type of what /invocations answers to whoever takes any; SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT is followed",
+    )
     vertex_health_route: Route = _setting(
         "",
         "a path that begins with /",
@@ -162,7 +158,7 @@ class Settings(BaseModel):
         60.0,
         "a number of seconds above 0",
         "time allowed for a request that brings no deadline of its own: nginx and AWS load balancers stop waiting"
-        " after 60 s, and nobody reads a later answer",
+        " after 60 s, and nobody reads a later answer; SAGEMAKER_MODEL_SERVER_TIMEOUT is followed",
     )
     keep_alive_s: Limit = _setting(
         75,
@@ -214,18 +210,6 @@ class Settings(BaseModel):
         return max(1, cpu_quota() // self.worker_count) if self.threads == "auto" else self.threads
 
 
-class Sourced(NamedTuple):
-    """Settings, and for each name where its value came from."""
-
-    settings: Settings
-    sources: dict[str, str]
-
-
-class _Given(NamedTuple):
-    value: object
-    source: str
-
-
 def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -245,134 +229,3 @@ def expected_of(name: str) -> str:
     """Return what a value of the setting must be, as a phrase."""
     extra = Settings.model_fields[name].json_schema_extra
     return str(extra["expected"]) if isinstance(extra, dict) else ""
-
-
-def read(
-    flags: Mapping[str, str | None],
-    *,
-    config: str | None = None,
-    environ: Mapping[str, str] | None = None,
-    root: Path = Path("/"),
-) -> Sourced:
-    """Read the settings; the first source that gives a value has it.
-
-    Parameters
-    ----------
-    flags : mapping of str to str or None
-        Values of the command line by setting; None where a flag was not given.
-    config : str or None
-        Path of a TOML file; `LOGITSERVE_CONFIG` names it otherwise.
-    environ : mapping of str to str
-        The process's environment unless given.
-    root : Path
-        Where the file system begins, for what a platform mounts.
-
-    Raises
-    ------
-    StartError
-        For an unknown name or a bad value; the text names the source.
-    """
-    environ = os.environ if environ is None else environ
-    variables = _from_environment(environ)
-    file = config or environ.get(PREFIX + "CONFIG")
-    layers = [
-        {name: _Given(value, flag_of(name)) for name, value in flags.items() if value is not None},
-        variables,
-        _from_file(Path(file)) if file else {},
-        {"port": _Given(8080, "/opt/ml/model is there")} if (root / "opt/ml/model").exists() else {},
-    ]
-    given: dict[str, _Given] = {}
-    for layer in reversed(layers):
-        given.update(layer)
-    _read_key(given)
-    sources = {name: given[name].source if name in given else "default" for name in Settings.model_fields}
-    return Sourced(_validated(given), sources)
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
-    """Take our variables; an empty one counts as absent, as Compose passes those that are not set."""
-    given: dict[str, _Given] = {}
-    endpoint, deployed = environ.get("AIP_ENDPOINT_ID"), environ.get("AIP_DEPLOYED_MODEL_ID")
-    if endpoint and deployed:
-        path = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}:predict"
-        given["vertex_predict_route"] = _Given(path, "AIP_ENDPOINT_ID and AIP_DEPLOYED_MODEL_ID")
-    for variable, name in _PLATFORM_VARIABLES.items():
-        if environ.get(variable):
-            given[name] = _Given(environ[variable], variable)
-    for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or not value or variable == PREFIX + "CONFIG":
-            continue
-        if _SERVICE_LINK.fullmatch(variable) or (variable == PREFIX + "PORT" and "://" in value):
-            continue
-        name = variable.removeprefix(PREFIX).lower()
-        if variable != variable_of(name) or name not in Settings.model_fields:
-            raise StartError(_unknown(variable, "variable"))
-        given[name] = _Given(value, variable)
-    return given
-
-
-def _from_file(path: Path) -> dict[str, _Given]:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StartError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # both bad TOML and bad UTF-8
-        raise StartError(f"{path}: not valid TOML: {error}") from error
-    for name in values:
-        if name not in Settings.model_fields:
-            raise StartError(f"{path}: {_unknown(name, 'setting')}")
-    return {name: _Given(value, f"{path}: {name}") for name, value in values.items()}
-
-
-def _read_key(given: dict[str, _Given]) -> None:
-    """Take the admin key from the file that is named for it."""
-    file = given.get("admin_key_file", _Given("", ""))
-    if not file.value or not isinstance(file.value, str):
-        return
-    if "admin_key" in given and given["admin_key"].value:
-        raise StartError(
-            f"{given['admin_key'].source} and {file.source} both give an admin key; leave one out"
-        )
-    try:
-        key = Path(file.value).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"{file.source}: the admin key cannot be read: {_said(error)}") from error
-    if not key:
-        raise StartError(f"{file.source}: the file of the admin key is empty")
-    given["admin_key"] = _Given(key, f"the file of {file.source}")
-
-
-def _said(error: OSError | UnicodeDecodeError) -> str:
-    return str(error.strerror) if isinstance(error, OSError) else "it is no text"
-
-
-def _unknown(name: str, kind: str) -> str:
-    close = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, n=1)
-    spelled = variable_of if kind == "variable" else str
-    hint = (
-        f"did you mean {spelled(close[0])}?"
-        if close
-        else "`logitserve serve --help` lists those that there are"
-    )
-    return f"unknown {kind} {name[:_SHOWN_CHARACTERS]}; {hint}"
-
-
-def _validated(given: Mapping[str, _Given]) -> Settings:
-    for name, (value, source) in given.items():
-        # TOML's true would pass for the number 1.
-        if isinstance(value, bool):
-            raise StartError(_bad_value(name, value, source))
-    try:
-        return Settings(**{name: value for name, (value, _) in given.items()})  # type: ignore[arg-type] # it checks
-    except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0])
-        raise StartError(_bad_value(name, *given[name])) from error
-
-
-def _bad_value(name: str, value: object, source: str) -> str:
-    if name in SECRETS:
-        return f"{source}: expected {expected_of(name)}"
-    shown = repr(value)
-    if len(shown) > _SHOWN_CHARACTERS:
-        shown = shown[: _SHOWN_CHARACTERS - 1] + "…"
-    return f"{source}: expected {expected_of(name)}, got {shown}"

@@ -145,7 +145,7 @@ async def test_there_is_no_middleware() -> None:
 
 async def test_every_hot_route_is_registered_and_has_its_url() -> None:
     app = made()
-    assert {path for _, path in app.hot} == {"/softmax", "/loss", "/predict"}
+    assert {path for _, path in app.hot} == {"/softmax", "/loss", "/predict", "/invocations"}
     async with app.router.lifespan_context(app):
         infer = {f"/v2/models/{name}/infer" for name in ("digits", "softmax", "loss")}
         assert infer < {path for _, path in app.hot}, "V2 is hot for what is loaded"

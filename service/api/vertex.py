@@ -5,13 +5,13 @@ from functools import partial
 import orjson
 
 from service.api.exchange import Answer, Exchange
-from service.api.scoring import COST_OF_JSON_BYTE, Decoded, Encoded, Scoring
+from service.api.raw import RawTensors
+from service.api.scoring import Decoded, Encoded, Scoring
 from service.api.transport import Endpoint, Route, conversed
 from service.errors import RequestError
 from service.outcomes import Deliver
 from service.types import ScoreResult
-from service.wire import v1, v1_schemas, v2
-from service.wire.inference import Inference
+from service.wire import v1, v1_schemas
 
 JSON = "application/json"
 # What rawPredict passes through for the V2 protocol's binary tensors, as Triton names it.
@@ -40,6 +40,7 @@ class VertexDialect:
     ) -> None:
         self._scoring = scoring
         self._ready = ready
+        self._raw = RawTensors(scoring, scoring.scorer.head_info, TRITON)
         self._health_route, self._predict_route = health_route, predict_route
 
     def routes(self) -> list[Route]:
@@ -67,7 +68,7 @@ class VertexDialect:
         if json_length is None:
             self._scoring.begin(exchange, body, deliver, self._decode)
         else:
-            self._scoring.begin(exchange, body, deliver, partial(self._decode_raw, json_length), _raw_cost)
+            self._raw.begin(exchange, body, deliver, json_length)
 
     def _decode(self, _exchange: Exchange, body: bytes) -> Decoded:
         asked = v1.decode(
@@ -79,14 +80,6 @@ class VertexDialect:
             head_of=self._scoring.scorer.head_info,
         )
         return Decoded(asked.request, partial(_encode, asked))
-
-    def _decode_raw(self, json_length: str, _exchange: Exchange, body: bytes) -> Decoded:
-        head_of = self._scoring.scorer.head_info
-        model = head_of(None, None).model
-        asked = v2.decode(
-            body, json_length, model=model, version=None, limits=self._scoring.limits, head_of=head_of
-        )
-        return Decoded(asked.request, partial(_encode_raw, asked))
 
 
 def error_body(error: RequestError) -> tuple[int, bytes, str]:
@@ -101,14 +94,5 @@ def _json_length(exchange: Exchange) -> str | None:
     return media_type.removeprefix(TRITON) if media_type.startswith(TRITON) else None
 
 
-def _raw_cost(exchange: Exchange, body: bytes) -> float:
-    return COST_OF_JSON_BYTE * v2.json_bytes_worth(body, _json_length(exchange))
-
-
 def _encode(asked: v1.Prediction, result: ScoreResult) -> Encoded:
     return Encoded(v1.encode(asked, result), JSON)
-
-
-def _encode_raw(asked: Inference, result: ScoreResult) -> Encoded:
-    body = v2.encode(asked, result)
-    return Encoded(body.content, JSON if body.json_bytes is None else f"{TRITON}{body.json_bytes}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from service import settings
+from service import settings, sources
 from service.heads.repository import Repository
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def add_parser(subparsers: "Subparsers") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     flags = {"models": arguments.models, "provider": arguments.provider}
-    chosen = settings.read(flags, config=arguments.config).settings
+    chosen = sources.read(flags, config=arguments.config).settings
     repository = Repository(chosen.models, provider=chosen.provider, threads=chosen.thread_count)
     repository.load()
     described = repository.describe()

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service import __version__, settings, workers
-from service.settings import Settings, Sourced
+from service import __version__, settings, sources, workers
+from service.settings import Settings
+from service.sources import Sourced
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 # argparse has no public name for it
@@ -49,7 +50,7 @@ def add_parser(subparsers: "Subparsers") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     flags = {name: getattr(arguments, name) for name in Settings.model_fields}
-    sourced = settings.read(flags, config=arguments.config)
+    sourced = sources.read(flags, config=arguments.config)
     if arguments.print_config:
         _print_config(sourced)
         return 0

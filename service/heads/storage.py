@@ -3,7 +3,7 @@
 Knows names of folders and files; opens none of them. Three layouts are understood:
 
     LOCATION/<model>/<version>/model.onnx    with head.json beside it; versions are positive integers
-    LOCATION/<model>.onnx                    a bare model, version 1
+    LOCATION/<model>.onnx                    a bare model, version 1; model.onnx too may have head.json beside it
     LOCATION = <model>.onnx                  one bare model, version 1
 """
 
@@ -73,4 +73,7 @@ def _folder(location: Path) -> Iterator[StoredVersion]:
 
 def _bare(path: Path) -> Iterator[StoredVersion]:
     if path.suffix == SUFFIX:
-        yield StoredVersion(path.stem, 1, path, None)
+        # Several bare models may share a folder, so only that of the usual name has the description in it.
+        description = path.with_name(DESCRIPTION_FILE)
+        described = path.name == MODEL_FILE and description.is_file()
+        yield StoredVersion(path.stem, 1, path, description if described else None)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Malformed
+from service.types import Output
 from service.wire.limits import Limits, body_too_large, check_elements
 
 MAGIC = b"\x93NUMPY"
@@ -102,6 +103,15 @@ def read_npz(body: bytes, limits: Limits) -> dict[str, NDArray[Any]]:
         return _read_members(body, limits)
     except _ZIP_ERRORS as error:
         _refuse("malformed_npz", f"expected a readable zip archive: {str(error)[:80]}")
+
+
+def as_arrays(outputs: Mapping[str, Output]) -> dict[str, NDArray[Any]]:
+    """Make arrays of outputs, names as text; the mean of nothing has none."""
+    return {
+        name: np.asarray(value, dtype=np.str_) if isinstance(value, str | list) else np.asarray(value)
+        for name, value in outputs.items()
+        if value is not None
+    }
 
 
 def write_npy(array: NDArray[Any]) -> bytes:

@@ -39,6 +39,7 @@ _ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"\\'))
 _AS_LISTS = bytes.maketrans(b"{}", b"[]")  # both nest alike
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_CONTAINER_TYPES = {dict, list}
 _CONTAINERS = {"list": "a list", "dict": "an object"}
 _NON_FINITE = re.compile(r"-?(?:NaN|Infinity|inf|nan)")
 
@@ -52,7 +53,8 @@ def read_object(body: bytes, depth_limit: int, *, tensor: str | None = None) -> 
     depth_limit : int
         The most levels of nesting.
     tensor : str or None
-        The field that may come as a float64 array in place of lists of numbers, where that is faster.
+        The field that may come as a float64 array in place of lists of numbers, where that is faster; "frame.data"
+        is the field "data" of the object at "frame".
 
     Raises
     ------
@@ -71,14 +73,14 @@ def read_object(body: bytes, depth_limit: int, *, tensor: str | None = None) -> 
     except orjson.JSONDecodeError as error:
         raise Malformed("malformed_json", _explained(error)) from None
     names = len(value) if type(value) is dict else 0
-    plain = _count(body, b":", names + 1) == names
+    plain = count_byte(body, b":", names + 1) == names
     # Without a colon to spare there is an object around the lists and at most an empty one in the last.
-    objects = 2 if plain else _count(body, b"{", depth_limit + 1)
-    if _count(body, b"[", depth_limit + 1) + objects > depth_limit:
+    objects = 2 if plain else count_byte(body, b"{", depth_limit + 1)
+    if count_byte(body, b"[", depth_limit + 1) + objects > depth_limit:
         _check_depth(body, depth_limit)
     if not plain:
         keys = _count_keys(value)
-        if _count(body, b":", keys + 1) != keys:
+        if count_byte(body, b":", keys + 1) != keys:
             _check_keys(body, depth_limit)
     if type(value) is not dict:
         raise Invalid("body_type", f"expected a JSON object, got {name_of(value)}")
@@ -109,39 +111,56 @@ def _read_plain(body: bytes, depth_limit: int, tensor: str) -> dict[str, Any] | 
     """
     if not body.startswith(b"{") or b"\\" in body:
         return None
+    outer, _, inner = tensor.rpartition(".")
     try:
         # A parser of its own: one with a document alive, or in two threads, fails.
         document: Any = simdjson.Parser().parse(body)
-        names = list(document)
-        if len(names) > MAX_PLAIN_FIELDS or len(set(names)) < len(names):
+        fields, levels, lists = _read_fields(document, outer or inner, depth_limit)
+        holder = fields
+        if outer:
+            holder, more_levels, more_lists = _read_fields(fields[outer], inner, depth_limit)
+            fields[outer] = holder
+            levels, lists = levels + more_levels + 1, lists + more_lists
+        if max(levels + 1, 2) + 1 > depth_limit:  # as if each were in the one before, and a {} in the last
             return None
-        fields, lists = _read_fields(document, names, tensor)
-        if max(lists + 1, 2) + 1 > depth_limit:  # as if each were in the one before, and a {} in the last
-            return None
-        fields[tensor] = _read_rows(fields[tensor], _count(body, b"[", len(body)) - lists)
+        holder[inner] = _read_rows(holder[inner], count_byte(body, b"[", len(body)) - lists)
     except _SIMDJSON_ERRORS:
         return None
     return fields
 
 
-def _read_fields(document: Any, names: list[str], tensor: str) -> tuple[dict[str, Any], int]:
-    """Take all but the tensor out of simdjson's hands, and count the lists in them; raise where there is more."""
+def _read_fields(document: Any, tensor: str, depth_limit: int) -> tuple[dict[str, Any], int, int]:
+    """Take all but the tensor out of simdjson's hands; raise where there is more to look at.
+
+    Also counts the levels that the other fields may have, and the brackets in them that begin lists, or look so.
+    """
+    if type(document) is not simdjson.Object:
+        raise TypeError
+    names = list(document)
+    if len(names) > MAX_PLAIN_FIELDS or len(set(names)) < len(names):
+        raise TypeError
     fields: dict[str, Any] = {}
-    lists = 0
+    levels = lists = 0
     for name in names:
-        value = document[name]
-        if type(value) is simdjson.Array and name != tensor:
+        value: Any = document[name]
+        if name == tensor:
+            fields[name] = value
+            continue
+        written = b""
+        if type(value) is simdjson.Array:
             value = value.as_list()
             written = orjson.dumps(value)
             if b"{" in written:  # which may hold a key twice
                 raise TypeError
-            lists += written.count(b"[")
+        elif type(value) is simdjson.Object:
+            written = bytes(value.mini)  # type: ignore[arg-type,unused-ignore] # its types say str
+            value = read_object(written, depth_limit)
         elif type(value) is str:
             lists += value.count("[")
-        elif type(value) is simdjson.Object:
-            raise TypeError
+        lists += written.count(b"[")
+        levels += written.count(b"[") + written.count(b"{")
         fields[name] = value
-    return fields, lists
+    return fields, levels, lists
 
 
 def _read_rows(rows: Any, lists: int) -> NDArray[np.float64]:
@@ -169,12 +188,14 @@ def _count_keys(value: object) -> int:
     """
     if type(value) is dict:
         return len(value) + sum(map(_count_keys, value.values()))
-    if type(value) is list and value and type(value[0]) is dict:
-        return sum(map(_count_keys, value))
-    return 0
+    if type(value) is not list or not value or type(value[0]) is not dict:
+        return 0
+    if _CONTAINER_TYPES.isdisjoint(map(type, value[0].values())) and set(map(type, value)) == {dict}:
+        return sum(map(len, value))  # rows of a table
+    return sum(map(_count_keys, value))
 
 
-def _count(body: bytes, byte: bytes, most: int) -> int:
+def count_byte(body: bytes, byte: bytes, most: int) -> int:
     """Count a byte, at least up to `most`: to cut at the few that there are is faster than `count`."""
     if len(body) < NUMPY_COUNTS_BYTES:
         return len(body.split(byte, most)) - 1

@@ -9,6 +9,11 @@ from service.types import Operation
 JSON = "application/json"
 NPZ = "application/x-npz"
 NPY = "application/x-npy"
+CSV = "text/csv"
+# A JSON value in each line; there is no registered name.
+LINES, X_LINES = "application/jsonlines", "application/x-jsonlines"
+# The V2 protocol's binary tensors, as Triton has them at SageMaker, which lets no header through that it does not know.
+RAW = "application/vnd.sagemaker-triton.binary+json"
 
 # What answers are written in, the preferred first.
 WRITABLE = (JSON, NPZ, NPY)
@@ -51,20 +56,20 @@ def readable(operation: Operation, content_type: str) -> str:
 
 
 @lru_cache(CACHED_HEADERS)
-def accepted(accept_header: str | None) -> str:
-    """Pick the media type of the answer: the one of the highest q, JSON where several share it.
+def accepted(accept_header: str | None, writable: tuple[str, ...] = WRITABLE) -> str:
+    """Pick the media type of the answer: the one of the highest q, the first of `writable` where several share it.
 
     Raises
     ------
     NotAcceptable
         `not_acceptable`: the header leaves none of them.
     """
-    if not accept_header or accept_header in {"*/*", JSON}:
-        return JSON
+    if not accept_header or accept_header == "*/*":
+        return writable[0]
     ranges = [read_range(text) for text in accept_header.split(",")]
-    best = max(WRITABLE, key=lambda media_type: _quality(media_type, ranges))
+    best = max(writable, key=lambda media_type: _quality(media_type, ranges))
     if _quality(best, ranges) <= 0:
-        message = f"expected Accept to allow {', '.join(WRITABLE)}; got {accept_header[:40]!r}"
+        message = f"expected Accept to allow {', '.join(writable)}; got {accept_header[:40]!r}"
         raise NotAcceptable("not_acceptable", message)
     return best
 
@@ -82,7 +87,7 @@ def read_range(text: str) -> tuple[str, float]:
 
 def _quality(media_type: str, ranges: list[tuple[str, float]]) -> float:
     """Return the q of the most specific range that matches (RFC 9110, section 12.5.1)."""
-    for wanted in (media_type, "application/*", "*/*"):
+    for wanted in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
         for name, quality in ranges:
             if name == wanted:
                 return quality

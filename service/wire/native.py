@@ -12,7 +12,7 @@ import orjson
 from numpy.typing import NDArray
 
 from service.errors import Invalid
-from service.types import Operation, Output, ScoreRequest, ScoreResult
+from service.types import Operation, ScoreRequest, ScoreResult
 from service.wire import arrays, json_writer, media, nested
 from service.wire.fields import FLOAT32, HeadOf, assemble, own_dtype
 from service.wire.json_reader import read_object
@@ -84,7 +84,7 @@ def encode(result: ScoreResult, media_type: str) -> bytes:
     """
     if media_type == media.JSON:
         return encode_json(result)
-    answered = {name: _as_array(value) for name, value in result.outputs.items() if value is not None}
+    answered = arrays.as_arrays(result.outputs)
     if media_type == media.NPZ:
         return arrays.write_npz(answered)
     first = next(iter(result.outputs))
@@ -178,10 +178,6 @@ def encode_json(result: ScoreResult) -> bytes:
         else:
             answer[name] = number
     return json_writer.write(answer, result.outputs.values())
-
-
-def _as_array(value: Output) -> NDArray[Any]:
-    return np.asarray(value, dtype=np.str_) if isinstance(value, str | list) else np.asarray(value)
 
 
 def _widened(value: Any) -> Any:

@@ -21,7 +21,7 @@ from service.wire import v1_schemas, v2
 pytestmark = pytest.mark.anyio
 
 PREDICT = "/v1/endpoints/7/deployedModels/8:predict"
-HEALTH = "/health"
+HEALTH = "/vertex/health"
 FEATURES = (np.arange(128).reshape(2, 64) % 17).astype(np.float32)
 ROWS: list[list[float]] = FEATURES.tolist()
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from service import cli
 from service.commands.serve import _print_config
-from service.settings import Settings, Sourced, flag_of, read
+from service.settings import Settings, flag_of
+from service.sources import Sourced, read
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -59,6 +59,15 @@ def test_a_bare_file_is_version_1_without_a_description(tmp_path: Path) -> None:
     assert list_versions(tmp_path) == [StoredVersion("cats.v2", 1, path, None)]
 
 
+def test_a_bare_file_of_the_usual_name_has_its_description_beside_it(tmp_path: Path) -> None:
+    path, other = touch(tmp_path / "model.onnx"), touch(tmp_path / "cats.onnx")
+    bare = StoredVersion("cats", 1, other, None)
+    assert list_versions(tmp_path) == [bare, StoredVersion("model", 1, path, None)]
+    described = touch(tmp_path / "head.json")
+    assert list_versions(tmp_path) == [bare, StoredVersion("model", 1, path, described)]
+    assert list_versions(path) == [StoredVersion("model", 1, path, described)]
+
+
 def test_the_location_may_be_one_file(tmp_path: Path) -> None:
     path = touch(tmp_path / "cats.onnx")
     touch(tmp_path / "dogs.onnx")

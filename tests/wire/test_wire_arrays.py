@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.errors import Invalid, Malformed, RequestError, TooLarge
-from service.wire.arrays import MAX_HEADER_BYTES, MAX_MEMBERS, read_npy, read_npz, write_npy, write_npz
+from service.wire.arrays import (
+    MAX_HEADER_BYTES,
+    MAX_MEMBERS,
+    as_arrays,
+    read_npy,
+    read_npz,
+    write_npy,
+    write_npz,
+)
 from service.wire.limits import Limits
 
 LIMITS = Limits(body_bytes=1 << 20, rows=10_000, elements=10_000, json_depth=32)
@@ -367,3 +375,13 @@ def outcome_of_npy(body: bytes) -> str:
     except RequestError as error:
         return error.code
     return "read" if found.size <= LIMITS.elements else "over the limit"
+
+
+def test_outputs_become_arrays_but_for_the_mean_of_nothing() -> None:
+    made = as_arrays({"a": np.array([1.5]), "b": 2, "c": ["x", "yz"], "d": "w", "e": None})
+    assert {name: (array.shape, array.dtype.kind) for name, array in made.items()} == {
+        "a": ((1,), "f"),
+        "b": ((), "i"),
+        "c": ((2,), "U"),
+        "d": ((), "U"),
+    }

@@ -290,6 +290,66 @@ def test_the_other_fields_stay_and_all_keep_their_order() -> None:
     assert {**read, "x": fields["x"]} == fields
 
 
+@needs_simdjson
+def test_objects_beside_the_tensor_stay_as_they_are() -> None:
+    others = {"a": {"b": ["["], "c": 0.1, "d": None, "e": 2**63}, "g": {"{": 1}}
+    read = read_object(json.dumps({**others, "x": [[1, 2], [3, 4]]}).encode() + BLANKS, DEPTH, tensor="x")
+    assert isinstance(read.pop("x"), np.ndarray)
+    assert read == others
+
+
+@needs_simdjson
+def test_a_tensor_may_stand_in_an_object() -> None:
+    table = {"columns": ["a", "b"], "index": [0, 1], "data": [[1, 2], [3, 4]]}
+    read = read_object(json.dumps({"t": table, "x": {"y": 1}}).encode() + BLANKS, DEPTH, tensor="t.data")
+    assert list(read) == ["t", "x"]
+    np.testing.assert_array_equal(read["t"].pop("data"), np.array([[1.0, 2], [3, 4]]), strict=True)
+    assert read == {"t": {"columns": ["a", "b"], "index": [0, 1]}, "x": {"y": 1}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"t": [[1, 2]]}',
+        b'{"t": {"rows": [[1, 2]]}}',
+        b'{"t": {"data": [[1, [2]]]}}',
+        b'{"t": {"data": [[1, 2], [3]]}}',
+        b'{"t.data": [[1, 2]]}',
+        b'{"u": [[1, 2]]}',
+    ],
+)
+def test_where_no_plain_tensor_stands_in_the_object_all_comes_as_it_is(body: bytes) -> None:
+    assert read_object(body + BLANKS, DEPTH, tensor="t.data") == json.loads(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"t": {"data": [[1, 2]], "data": [[3, 4]]}}',
+        b'{"t": {"data": [[1, 2]], "a": {"b": 1, "b": 2}}}',
+        b'{"x": [1, 2], "a": {"b": 1, "b": 2}}',
+        b'{"t": {"data": [[1, 2]]}, "t": 1}',
+    ],
+)
+def test_a_key_twice_is_found_in_objects_too(body: bytes) -> None:
+    for tensor in ("t.data", "x"):
+        with pytest.raises(Malformed, match="twice"):
+            read_object(body + BLANKS, DEPTH, tensor=tensor)
+
+
+@pytest.mark.parametrize("tensor", ["t.data", "x"])
+@pytest.mark.parametrize("depth", range(3, 12))
+def test_objects_count_as_levels_for_either_reader(tensor: str, depth: int) -> None:
+    deep = json.dumps({"x": [[1, 2]], "t": {"data": [[1, 2]], "a": {"b": [[{"c": [[1]]}]]}}}).encode()
+    outcomes = set()
+    for name in (tensor, None):
+        try:
+            outcomes.add(min(read_object(deep + BLANKS, depth, tensor=name)))
+        except Malformed as error:
+            outcomes.add(error.code)
+    assert outcomes == ({"t"} if depth >= 8 else {"malformed_json"})
+
+
 def test_short_bodies_and_other_fields_come_as_lists() -> None:
     assert read_object(b'{"x": [1, 2]}', DEPTH, tensor="x") == {"x": [1, 2]}
     assert read_object(b'{"y": [1, 2]}' + BLANKS, DEPTH, tensor="x") == {"y": [1, 2]}
@@ -330,9 +390,8 @@ def test_what_is_no_plain_tensor_comes_as_it_is(value: object) -> None:
     [
         b'{"x": [1, 2], "a": "\\u005b"}',
         b'{"x": [[1, [2]], [3, 4]], "a": "\\u005b"}',
-        b'{"x": [1, 2], "a": {"b": 1}}',
-        b'{"x": [1, 2], "a": {}}',
         b'{"x": [1, 2], "[": 1}',
+        b'{"x": [1, 2], "a": [{"b": 1}]}',
         b'{"x": [1, [2]], "a": "]"}',
         b'{"a": [3], "x\\u0000": [1, 2], "x": [4, 5]}',
         b' {"x": [1, 2]}',
@@ -387,6 +446,9 @@ BODIES = st.fixed_dictionaries(
     optional={
         "a": st.text(max_size=3),
         "labels": st.lists(st.integers(0, 9), max_size=3),
+        "params": st.dictionaries(
+            st.text(max_size=2), NUMBERS | st.lists(st.text(max_size=2), max_size=2), max_size=2
+        ),
         "ü": st.none() | NUMBERS,
     },
 ).map(lambda fields: json.dumps(fields, ensure_ascii=False).encode())

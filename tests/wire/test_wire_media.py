@@ -102,6 +102,16 @@ def test_an_accept_that_leaves_nothing_is_refused_with_what_is_written(header: s
     assert len(caught.value.message) < 200
 
 
+def test_whoever_takes_any_gets_the_first_of_what_is_written() -> None:
+    for first, second in (("text/csv", JSON), (JSON, "text/csv")):
+        for header in (None, "", "*/*", f"{first}, {second}", "text/html, */*;q=0.1"):
+            assert accepted(header, (first, second)) == first
+    assert accepted("text/*", (JSON, "text/csv")) == "text/csv"
+    assert accepted("application/*", ("text/csv", JSON)) == JSON
+    with pytest.raises(NotAcceptable, match="text/csv"):
+        accepted(JSON, ("text/csv",))
+
+
 def outcome(header: str) -> str:
     try:
         return accepted(header)

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs
 
 from service import workers
 from service.errors import StartError
-from service.settings import Settings, read
+from service.settings import Settings
+from service.sources import read
 
 
 class Answering:
