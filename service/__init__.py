@@ -21,6 +21,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     app         everything assembled on one page
     workers     processes, signals, draining
     loadtest    many clients, measured
+    conformance any server, held against the numeric contract
     commands    one file a command
     cli         the command line
 """

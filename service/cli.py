@@ -15,6 +15,7 @@ COMMANDS = {
     "serve": "answer requests over HTTP",
     "models": "list the models of a folder, checked as serve checks them",
     "loadtest": "measure a running service",
+    "conformance": "hold any server against the numeric contract",
 }
 
 EPILOG = """\
@@ -23,6 +24,7 @@ examples:
   logitserve serve --port 9000 --workers 2
   logitserve models --models ./models --json
   logitserve loadtest --help
+  logitserve conformance --url http://127.0.0.1:8000
 
 Every command has its own --help.
 """

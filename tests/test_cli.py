@@ -21,7 +21,7 @@ def test_the_help_names_every_command_and_shows_an_example(capsys: pytest.Captur
     assert left.value.code == 0
     assert "examples:\n  logitserve serve" in told
     for name, summary in cli.COMMANDS.items():
-        assert f"{name} " in told
+        assert f"    {name}" in told
         assert summary in told
 
 

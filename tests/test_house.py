@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("scorer", "rollout"),
     ("api", "client"),
     ("app",),
-    ("workers", "loadtest"),
+    ("workers", "loadtest", "conformance"),
     ("commands",),
     ("cli",),
 )
@@ -86,6 +86,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "client": (("answers",), ("attempts",), ("calls",), ("endpoints",)),
     "workers": (("meeting", "protocol", "shares"), ("server",), ("supervisor",)),
+    "conformance": (("vectors",), ("judge",), ("dialects",), ("discovery", "examination"), ("report",)),
     "loadtest": (("scenario", "tally"), ("generator",), ("fleet",), ("report",), ("plot",)),
 }
 
@@ -100,12 +101,12 @@ HOMES: dict[str, set[str]] = {
     "uvicorn": {"workers.server", "workers.protocol"},
     "uvloop": {"workers.server"},
     "httptools": set(),  # uvicorn finds it
-    "httpx": {"client", "loadtest.generator"},
+    "httpx": {"client", "loadtest.generator", "conformance", "commands.conformance"},
     "pydantic": {"settings", "sources", "heads.description"},
-    "orjson": {"wire", "api", "metrics", "client"},
+    "orjson": {"wire", "api", "metrics", "client", "conformance.dialects"},
     "simdjson": {"wire.json_reader"},
     "zstandard": {"wire.encodings"},
-    "rich": {"commands", "loadtest.report"},
+    "rich": {"commands", "loadtest.report", "conformance.report"},
     "matplotlib": {"loadtest.plot"},
 }
 

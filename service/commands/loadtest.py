@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service.client import Client, ClientError, ServiceError
+from service.commands import addresses
 from service.errors import StartError
 from service.loadtest.fleet import measure
 from service.loadtest.report import Report
@@ -54,7 +54,7 @@ def add_parser(subparsers: "Subparsers") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("url", nargs="?", default="http://127.0.0.1:8000", type=_url, help="default: %(default)s")
+    add("url", nargs="?", default="http://127.0.0.1:8000", type=addresses.url, help="default: %(default)s")
     add("--route", choices=["predict", "softmax", "loss"], default="predict", help="default: %(default)s")
     add("--model", help="the head for predict, where there are several")
     add("--rows", type=_count, default=1, metavar="N", help="rows of a request (default: %(default)s)")
@@ -164,18 +164,6 @@ def _live_rate(tally: Tally) -> str:
     step = max([*tally.answered, *tally.failed]) - 1
     failed = sum(tally.errors().values())
     return f"{tally.answered[step] / STEP_S:,.0f} requests/s" + (f", {failed:,} errors" if failed else "")
-
-
-def _url(text: str) -> str:
-    url = text if "//" in text else f"http://{text}"
-    try:
-        parsed = urlsplit(url)
-        usable = parsed.scheme in {"http", "https"} and parsed.hostname and parsed.port != 0
-    except ValueError:  # of a port that is no number
-        usable = False
-    if not usable:
-        raise argparse.ArgumentTypeError(f"expected http://HOST:PORT, got {text[:40]!r}")
-    return url.rstrip("/")
 
 
 def _count(text: str) -> int:
