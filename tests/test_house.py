@@ -101,7 +101,7 @@ HOMES: dict[str, set[str]] = {
     "uvicorn": {"workers.server", "workers.protocol"},
     "uvloop": {"workers.server"},
     "httptools": set(),  # uvicorn finds it
-    "httpx": {"client", "loadtest.generator", "conformance", "commands.conformance"},
+    "httpx": {"client", "loadtest.generator", "conformance"},
     "pydantic": {"settings", "sources", "heads.description"},
     "orjson": {"wire", "api", "metrics", "client", "conformance.dialects"},
     "simdjson": {"wire.json_reader"},

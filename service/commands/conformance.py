@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 from rich.console import Console
 from rich.progress import Progress
 
 from service.commands import addresses
 from service.conformance import vectors
 from service.conformance.dialects import DIALECTS, OUTPUTS
-from service.conformance.discovery import ALL_OPTIONS, Asked, discover
+from service.conformance.discovery import ALL_OPTIONS, Asked, connect, discover
 from service.conformance.examination import Watch, examine
 from service.conformance.report import Report
 from service.errors import StartError
@@ -38,8 +37,6 @@ examples:
   logitserve conformance --url tfserving:8501 --dialect v1 --dtypes float32 --name losses=output_0
   logitserve conformance --url flask:5000 --dialect native --softmax api/scores --name logits=x --name probabilities=y
 """
-# A vector has at most some sixty numbers: who needs longer hangs.
-TIMEOUT_S = 30.0
 DTYPES = ("float32", "float64")
 # Wide enough that no reason is folded where it does not end up on a terminal.
 PIPE_COLUMNS = 200
@@ -86,9 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     try:
         _check_folder(arguments.json)
-        # Past the proxies of the environment, as the load test goes.
-        settings = {"base_url": arguments.url, "headers": dict(arguments.header), "timeout": TIMEOUT_S}
-        with httpx.Client(trust_env=False, **settings) as http:
+        with connect(arguments.url, dict(arguments.header)) as http:
             dialect = discover(http, asked)
             questions = vectors.read()
             with _progress(len(questions)) as watch:
@@ -96,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     except StartError as error:
         print(f"logitserve conformance: {error}", file=sys.stderr)
         return 2
-    report = Report(arguments.url, f"{dialect.name}{', binary' if dialect.binary else ''}", checks)
+    report = Report(arguments.url, dialect.title, checks)
     Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(report.tables(), highlight=False)
     if arguments.json:
         arguments.json.write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")

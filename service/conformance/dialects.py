@@ -106,11 +106,17 @@ class Dialect(ABC):
     """
 
     name: ClassVar[str]
+    # How arrays travel: as text, and as raw bytes where the protocol can.
+    forms: ClassVar[tuple[str, str]]
 
     def __init__(self, http: httpx.Client, words: Words, *, binary: bool = False) -> None:
         self.http = http
         self.words = words
         self.binary = binary
+
+    @property
+    def title(self) -> str:
+        return self.forms[self.binary]
 
     def cannot_say(self, question: Question) -> str:
         """Say why the question cannot be put at all, or nothing."""
@@ -152,6 +158,7 @@ class Native(Dialect):
     """A JSON object or npz of fields, such as `logits`, answered as one of outputs: ours, and plain services'."""
 
     name = "native"
+    forms = ("JSON", "npz")
 
     def cannot_say(self, question: Question) -> str:
         # No nesting has rows where there are none.
@@ -180,29 +187,29 @@ class Native(Dialect):
         if self.binary:
             return _read_each({"": response.content}, lambda _, body: native.decode_result(body, media.NPZ))
         said, fault = read_json(response.content)
-        if not isinstance(said, dict):
+        if fault or not isinstance(said, dict):
             return {}, {"": fault or "no JSON object"}
         theirs = {name: self.words.theirs(name) for name in OUTPUTS[question.operation]}
         found = {name: said[key] for name, key in theirs.items() if key in said}
-        outputs, faults = _read_each(
+        return _read_each(
             found, lambda name, value: native.decode_result(orjson.dumps({name: value}), media.JSON)
         )
-        return outputs, faults | ({"": fault} if fault else {})
 
 
 class V2(Dialect):
     """The Open Inference Protocol V2: tensors in, tensors out."""
 
     name = "v2"
+    forms = ("V2 JSON", "V2 binary")
 
     def cannot_say(self, question: Question) -> str:
         if reason := super().cannot_say(question):
             return reason
         described = [self.words.models[name] for name in self._names(question) if name in self.words.models]
         if described and self._model(question) is None:
-            kinds = "" if question.labels is None else f" with {question.labels.dtype} labels"
-            if question.labels is not None and question.labels.dtype.kind == "f":
-                kinds = " with rows of labels"
+            kinds = ""
+            if question.labels is not None:
+                kinds = f" with {'indices' if question.has_index_labels else 'rows'} as labels"
             return f"no model of {question.operation} takes {question.dtype}{kinds}"
         return ""
 
@@ -237,13 +244,14 @@ class V2(Dialect):
         else:
             said, fault = read_json(response.content)
             try:
-                entries = {entry["name"]: entry for entry in said["outputs"]}
+                entries = {} if fault else {entry["name"]: entry for entry in said["outputs"]}
             except (KeyError, TypeError):
-                return {}, {"": fault or "no outputs in the answer"}
+                fault = "no outputs in the answer"
+            if fault:
+                return {}, {"": fault}
             found, faults = _read_each(
                 entries, lambda _, entry: v2.decode_result(orjson.dumps({"outputs": [entry]}), None)
             )
-            faults |= {"": fault} if fault else {}
         ours = {self.words.theirs(name): name for name in OUTPUTS[question.operation]}
         if len(found) + len(faults) == 1 and not ours.keys() & (found.keys() | faults.keys()):
             ours[next(iter(found | faults))] = ONLY[question.operation]
@@ -264,7 +272,7 @@ class V2(Dialect):
             logits, *labels = self._ordered(model)
             fits = DATATYPES.get(logits.datatype) == question.dtype
             if question.labels is not None and labels:
-                fits &= labels[0].datatype.startswith("FP") == (question.labels.dtype.kind == "f")
+                fits &= labels[0].datatype.startswith("FP") != question.has_index_labels
             if fits:
                 return model
         return None
@@ -278,6 +286,7 @@ class V1(Dialect):
     """TensorFlow Serving's REST API and KServe's V1: rows, each a list of logits or an object."""
 
     name = "v1"
+    forms = ("V1 JSON", "V1 JSON")
 
     def cannot_say(self, question: Question) -> str:
         if not question.logits.size:

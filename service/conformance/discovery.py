@@ -18,6 +18,8 @@ from service.wire.options import FIELDS
 
 # How our own service calls itself in its OpenAPI document; it reads every option in every protocol.
 OURS = "logitserve"
+# A vector has at most some sixty numbers: who needs longer hangs.
+TIMEOUT_S = 30.0
 OPERATIONS: tuple[Operation, ...] = ("softmax", "loss")
 ALL_OPTIONS = frozenset(FIELDS["loss"]) - {"logits", "labels"}
 
@@ -34,6 +36,15 @@ class Asked:
     options: frozenset[str] | None = None
     dtypes: frozenset[str] = frozenset({"float32", "float64"})
     binary: bool = False
+
+
+def connect(url: str, headers: Mapping[str, str] | None = None) -> httpx.Client:
+    """Make a client that goes past the proxies of the environment, with a connection for each question.
+
+    A server that fails at one question may close its connection, which is no answer to the next.
+    """
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, limits=limits, trust_env=False)
 
 
 def discover(http: httpx.Client, asked: Asked) -> Dialect:

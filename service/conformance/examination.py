@@ -4,16 +4,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from service.conformance.dialects import NO_ROUTE, Dialect
-from service.conformance.judge import OK, Answer, Verdict, judge, judge_refusal
+from service.conformance.judge import OK, REFUSALS, Answer, Verdict, judge, judge_refusal
 from service.conformance.vectors import Operation, Question
 
 REFUSAL = "refusal"
-State: TypeAlias = Literal["held", "broken", "not expressible"]
+State: TypeAlias = Literal["held", "inexact", "broken", "not expressible"]
 Watch: TypeAlias = Callable[[int], None]
 
 
 class Check(NamedTuple):
-    """One output of one question, or its refusal; `why` says what came instead, or why it was not asked."""
+    """One output of one question, or its refusal; `why` says what came instead, or why it was not asked.
+
+    What is inexact is as near as the common libraries come, and not as the contract wants.
+    """
 
     question: Question
     output: str
@@ -81,15 +84,25 @@ def _checks(asked: _Asked) -> Iterator[Check]:
                 reason = f"the server answers {answer.status} to a {question.operation}"
                 yield Check(question, output, "not expressible", None, reason)
     elif question.refusal:
-        verdicts = [judge_refusal(question, one, by_code=one is answers[0]) for one in answers]
-        yield _check(question, REFUSAL, min(verdicts, key=lambda verdict: verdict.held))
+        yield _check(question, REFUSAL, _refusal(question, answers))
     else:
         for output in question.expected.keys() - unasked.keys():
             yield _check(question, output, judge(question, output, answer))
 
 
+def _refusal(question: Question, answers: Sequence[Answer]) -> Verdict:
+    """Judge the worst of the spellings: one that is answered; else the first that is refused for its values.
+
+    A server need not know every spelling, and only of the first can it know what is wrong with the value.
+    """
+    told = [one for one in answers if one.status == OK] or [one for one in answers if one.status in REFUSALS]
+    answer = (told or answers)[0]
+    return judge_refusal(question, answer, by_code=answer is answers[0])
+
+
 def _check(question: Question, output: str, verdict: Verdict) -> Check:
-    return Check(question, output, "held" if verdict.held else "broken", verdict.ulp, verdict.instead)
+    state: State = "held" if verdict.held else "inexact" if verdict.near else "broken"
+    return Check(question, output, state, verdict.ulp, verdict.instead)
 
 
 def _is_missing(check: Check, answered: dict[Operation, set[str]]) -> bool:

@@ -50,11 +50,15 @@ class Answer(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether it holds; how far off it is where numbers were compared; what came instead where it does not."""
+    """Whether it holds; how far off it is where numbers were compared; what came instead where it does not.
+
+    `near` is what does not hold, but is as near as the common libraries come.
+    """
 
     held: bool
     ulp: float | None = None
     instead: str = ""
+    near: bool = False
 
 
 def judge(question: Question, output: str, answer: Answer) -> Verdict:
@@ -93,26 +97,32 @@ def compare(
 ) -> Verdict:
     """Compare numbers of one shape; floats are read as `dtype`, the type that was asked for."""
     if output in INTEGERS:
-        return _verdict(found != exact, found, exact, None)
+        wrong = found != exact
+        return _verdict(wrong, wrong, found, exact, None)
     with np.errstate(over="ignore", invalid="ignore"):
         got = found.astype(dtype).astype(np.float64)
         error = np.where(got == exact, 0.0, np.abs(got - exact))
-        wrong = np.isfinite(exact) != np.isfinite(got)
-        wrong |= np.isinf(exact) & (got != exact)
+        far = np.isfinite(exact) != np.isfinite(got)
+        far |= np.isinf(exact) & (got != exact)
         ulp = np.where(
             np.isfinite(exact), error / np.spacing(np.abs(exact).astype(dtype)).astype(np.float64), 0.0
         )
         rtol = tolerance.rtol_reduced if output == "loss" else tolerance.rtol
-        wrong |= error > tolerance.atol + rtol * np.abs(exact)
+        wrong = far | (error > tolerance.atol + rtol * np.abs(exact))
+        far |= error > tolerance.common_atol + tolerance.common_rtol * np.abs(exact)
         if output != "loss":
             wrong |= ulp > tolerance.max_ulp
     if output in LOSSES:
         wrong |= (exact == 0) & np.signbit(got)
-    return _verdict(wrong, got, exact, ulp)
+    return _verdict(wrong, far, got, exact, ulp)
 
 
 def _verdict(
-    wrong: NDArray[np.bool_], found: NDArray[Any], exact: NDArray[Any], ulp: NDArray[np.float64] | None
+    wrong: NDArray[np.bool_],
+    far: NDArray[np.bool_],
+    found: NDArray[Any],
+    exact: NDArray[Any],
+    ulp: NDArray[np.float64] | None,
 ) -> Verdict:
     worst = None if ulp is None else float(np.max(ulp, initial=0.0))
     # What is not even a number is not so many units off.
@@ -120,14 +130,11 @@ def _verdict(
         worst = None
     if not wrong.any():
         return Verdict(held=True, ulp=worst)
-    far = np.where(wrong, 1.0 if ulp is None else np.nan_to_num(ulp, nan=np.inf), -1.0)
-    index = np.unravel_index(int(np.argmax(far)), far.shape)
+    badness = np.where(wrong, 1.0 if ulp is None else np.nan_to_num(ulp, nan=np.inf), -1.0)
+    index = np.unravel_index(int(np.argmax(badness)), badness.shape)
     place = "".join(f"[{i}]" for i in index)
-    return Verdict(
-        held=False,
-        ulp=worst,
-        instead=f"{place}{' ' if place else ''}{found[index]} in place of {exact[index]}",
-    )
+    instead = f"{place}{' ' if place else ''}{found[index]} in place of {exact[index]}"
+    return Verdict(held=False, ulp=worst, instead=instead, near=not far.any())
 
 
 def _judge_nothing(found: NDArray[Any] | None) -> Verdict:

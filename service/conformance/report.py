@@ -8,12 +8,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.conformance.examination import Check
+from service.conformance.examination import Check, State
 from service.conformance.vectors import FAMILIES, PUBLISHED
 
 # A table of a thousand names says no more than a few and their number.
 NAMED_VECTORS = 4
-COLUMNS = ("held", "broken", "not expressible", "worst ulp, float32", "float64")
+STATES: tuple[State, ...] = ("held", "inexact", "broken", "not expressible")
+COLUMNS = (*STATES, "worst ulp, float32", "float64")
 
 
 class Report:
@@ -28,11 +29,12 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether something could be asked, and all of it held."""
-        return self.states["held"] > 0 == self.states["broken"]
+        return self.states["held"] > 0 == self.states["inexact"] + self.states["broken"]
 
     def summary(self) -> str:
-        held, broken = self.states["held"], self.states["broken"]
-        said = f"{held} of {held + broken} checks hold through {self.dialect}"
+        said = f"{self.score()} checks hold through {self.dialect}"
+        if self.states["inexact"]:
+            said += f", {self.states['inexact']} are inexact"
         unasked = self.states["not expressible"]
         return f"{said}; {unasked} more are not expressible" if unasked else said
 
@@ -41,9 +43,7 @@ class Report:
         return {
             "url": self.url,
             "dialect": self.dialect,
-            **{
-                state.replace(" ", "_"): self.states[state] for state in ("held", "broken", "not expressible")
-            },
+            **{state.replace(" ", "_"): self.states[state] for state in STATES},
             "checks": [
                 {
                     "vector": check.question.vector,
@@ -62,15 +62,30 @@ class Report:
     def tables(self) -> RenderableType:
         """Lay it out for a terminal."""
         parts: list[RenderableType] = [self._families()]
-        if self.states["broken"]:
-            parts.append(
-                _grouped("broken", "what came", self._of("broken"), lambda check: check.question.vector)
-            )
+        for state in ("inexact", "broken"):
+            if self.states[state]:
+                checks = self._of(state)
+                parts.append(_grouped(state, "what came", checks, lambda check: check.question.vector))
         if self.states["not expressible"]:
             unasked = self._of("not expressible")
             parts.append(_grouped("not expressible", "why", unasked, lambda check: check.why))
         style = "bold green" if self.passed else "bold red"
         return Group(*parts, Text(self.summary(), style=style))
+
+    def score(self, family: str | None = None) -> str:
+        """Say how many of the checks that could be asked hold, of one family or of all."""
+        states = Counter(check.state for check in self._family(family))
+        asked = states["held"] + states["inexact"] + states["broken"]
+        return f"{states['held']} of {asked}" if asked else "-"
+
+    def worst_ulp(self, dtype: str, family: str | None = None) -> str:
+        """Say by how many units in the last place the worst number is off, where numbers came."""
+        checks = [check for check in self._family(family) if check.question.dtype == dtype]
+        ulps = [check.ulp for check in checks if check.ulp is not None]
+        return f"{max(ulps):.3g}" if ulps else ""
+
+    def _family(self, family: str | None) -> list[Check]:
+        return [check for check in self.checks if family in {None, check.question.family}]
 
     def _of(self, state: str) -> list[Check]:
         return [check for check in self.checks if check.state == state]
@@ -80,17 +95,16 @@ class Report:
         for column in COLUMNS:
             table.add_column(column, justify="right")
         for family in (PUBLISHED, *FAMILIES):
-            checks = [check for check in self.checks if check.question.family == family]
-            states = Counter(check.state for check in checks)
-            counts = [str(states[state] or "") for state in ("held", "broken", "not expressible")]
-            ulps = [_worst(checks, dtype) for dtype in ("float32", "float64")]
-            table.add_row(family, *counts, *ulps, style="red" if states["broken"] else "")
+            states = Counter(check.state for check in self._family(family))
+            counts = [str(states[state] or "") for state in STATES]
+            ulps = [self.worst_ulp(dtype, family) for dtype in ("float32", "float64")]
+            table.add_row(
+                family,
+                *counts,
+                *ulps,
+                style="red" if states["broken"] else "yellow" if states["inexact"] else "",
+            )
         return table
-
-
-def _worst(checks: Iterable[Check], dtype: str) -> str:
-    ulps = [check.ulp for check in checks if check.question.dtype == dtype and check.ulp is not None]
-    return f"{max(ulps):.3g}" if ulps else ""
 
 
 def _grouped(title: str, last: str, checks: Iterable[Check], key: Callable[[Check], str]) -> Table:

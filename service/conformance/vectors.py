@@ -47,12 +47,17 @@ _ARRAY_OPTIONS = ("class_weight", "sample_weight")
 
 
 class Tolerance(NamedTuple):
-    """How far from the exact value an answer may be: both by size and in units in the last place."""
+    """How far from the exact value an answer may be: both by size and in units in the last place.
+
+    Within `common_rtol` and `common_atol` are the common libraries.
+    """
 
     rtol: float
     atol: float
     rtol_reduced: float
     max_ulp: float
+    common_rtol: float
+    common_atol: float
 
 
 class Question(NamedTuple):
@@ -90,8 +95,10 @@ class Question(NamedTuple):
         return losses is not None and bool(np.isinf(losses).any())
 
     @property
-    def is_finite(self) -> bool:
-        return bool(np.isfinite(self.logits).all())
+    def has_index_labels(self) -> bool:
+        if self.labels is None:
+            return False
+        return self.labels.ndim != self.logits.ndim or self.options.get("label_format") == "index"
 
 
 @cache
@@ -133,9 +140,7 @@ def _questions(vector: Mapping[str, Any]) -> Iterator[Question]:
         options=options,
         expected={},
         refusal=expected.get("error", ""),
-        tolerance=Tolerance(
-            **vector.get("tolerance", {"rtol": 0, "atol": 0, "rtol_reduced": 0, "max_ulp": 0})
-        ),
+        tolerance=_tolerance(vector),
     )
     if asked.refusal:
         yield asked
@@ -146,6 +151,12 @@ def _questions(vector: Mapping[str, Any]) -> Iterator[Question]:
     )
     if operation == "loss":
         yield asked._replace(expected=_loss_expected(expected, vector["options"].get("reduction")))
+
+
+def _tolerance(vector: Mapping[str, Any]) -> Tolerance:
+    common = {f"common_{name}": value for name, value in vector.get("baseline_tolerance", {}).items()}
+    # What must be refused has no value to be far from.
+    return Tolerance(**vector["tolerance"], **common) if common else Tolerance(*[0.0] * 6)
 
 
 def _labels(vector: Mapping[str, Any], logits: NDArray[Any]) -> NDArray[Any]:
