@@ -86,7 +86,14 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "client": (("answers",), ("attempts",), ("calls",), ("endpoints",)),
     "workers": (("meeting", "protocol", "shares"), ("server",), ("supervisor",)),
-    "conformance": (("vectors",), ("judge",), ("dialects",), ("discovery", "examination"), ("report",)),
+    "conformance": (
+        ("vectors",),
+        ("judge",),
+        ("dialect",),
+        ("native", "v2", "v1"),
+        ("discovery", "examination"),
+        ("report",),
+    ),
     "loadtest": (("scenario", "tally"), ("generator",), ("fleet",), ("report",), ("plot",)),
 }
 
@@ -103,7 +110,7 @@ HOMES: dict[str, set[str]] = {
     "httptools": set(),  # uvicorn finds it
     "httpx": {"client", "loadtest.generator", "conformance"},
     "pydantic": {"settings", "sources", "heads.description"},
-    "orjson": {"wire", "api", "metrics", "client", "conformance.dialects"},
+    "orjson": {"wire", "api", "metrics", "client", "conformance"},
     "simdjson": {"wire.json_reader"},
     "zstandard": {"wire.encodings"},
     "rich": {"commands", "loadtest.report", "conformance.report"},

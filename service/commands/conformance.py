@@ -13,8 +13,8 @@ from rich.progress import Progress
 
 from service.commands import addresses
 from service.conformance import vectors
-from service.conformance.dialects import DIALECTS, OUTPUTS
-from service.conformance.discovery import ALL_OPTIONS, Asked, connect, discover
+from service.conformance.dialect import OUTPUTS
+from service.conformance.discovery import ALL_OPTIONS, DIALECTS, Asked, connect, discover
 from service.conformance.examination import Watch, examine
 from service.conformance.report import Report
 from service.errors import StartError

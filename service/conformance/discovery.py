@@ -10,12 +10,16 @@ from typing import Any
 
 import httpx
 
-from service.conformance.dialects import DIALECTS, Dialect, Model, Tensor, Words, read_json
+from service.conformance.dialect import Dialect, Model, Tensor, Words, read_json
 from service.conformance.judge import OK
+from service.conformance.native import Native
+from service.conformance.v1 import V1
+from service.conformance.v2 import V2
 from service.conformance.vectors import Operation
 from service.errors import StartError
 from service.wire.options import FIELDS
 
+DIALECTS: dict[str, type[Dialect]] = {kind.name: kind for kind in (Native, V2, V1)}
 # How our own service calls itself in its OpenAPI document; it reads every option in every protocol.
 OURS = "logitserve"
 # A vector has at most some sixty numbers: who needs longer hangs.

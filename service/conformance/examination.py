@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from service.conformance.dialects import NO_ROUTE, Dialect
+from service.conformance.dialect import NO_ROUTE, Dialect
 from service.conformance.judge import OK, REFUSALS, Answer, Verdict, judge, judge_refusal
 from service.conformance.vectors import Operation, Question
 
@@ -60,6 +60,8 @@ def _ask(dialect: Dialect, question: Question) -> _Asked:
     for output in outputs:
         if missing := question.options_of(output) - dialect.words.options:
             unasked.setdefault(output, f"no word for {', '.join(sorted(missing))}")
+        if output in dialect.unspeakable:
+            unasked.setdefault(output, f"the protocol has no place for the {output}")
     if len(unasked) == len(outputs):
         return _Asked(question, (), unasked)
     answers = []
