@@ -31,6 +31,8 @@ OUTPUTS: dict[Operation, tuple[str, ...]] = {
 ONLY: dict[Operation, str] = {"softmax": "probabilities", "loss": "losses"}
 # The strings that JSON's missing numbers are sent as, and as what some servers' JSON has them.
 _SPELT = re.compile(rb'"(NaN|-?Infinity)"')
+# Kinds of dtype that can be compared with numbers.
+NUMBERS = "fiub"
 # The right answer of a server that has no such operation.
 NO_ROUTE = frozenset({404, 405, 501})
 
@@ -212,8 +214,12 @@ def read_each(found: Mapping[str, Any], read: Callable[[str, Any], Mapping[str, 
             values = read(name, value)
         except RequestError as error:
             faults[name] = error.detail
-        except (TypeError, ValueError, KeyError, OverflowError):
+        except KeyError as error:
+            faults[name] = f"it has no {error}, or one that is not read here"
+        except (TypeError, ValueError, OverflowError):
             faults[name] = "null, or what is no number, among the numbers"
         else:
-            outputs |= {key: None if one is None else np.asarray(one) for key, one in values.items()}
+            arrays = {key: None if one is None else np.asarray(one) for key, one in values.items()}
+            outputs |= {key: one for key, one in arrays.items() if one is None or one.dtype.kind in NUMBERS}
+            faults |= dict.fromkeys(arrays.keys() - outputs.keys(), "no numbers")
     return outputs, faults

@@ -32,10 +32,12 @@ class Report:
         return self.states["held"] > 0 == self.states["inexact"] + self.states["broken"]
 
     def summary(self) -> str:
+        unasked = self.states["not expressible"]
+        if unasked == len(self.checks):
+            return f"nothing could be asked through {self.dialect}; {unasked} checks are not expressible"
         said = f"{self.score()} checks hold through {self.dialect}"
         if self.states["inexact"]:
             said += f", {self.states['inexact']} are inexact"
-        unasked = self.states["not expressible"]
         return f"{said}; {unasked} more are not expressible" if unasked else said
 
     def document(self) -> dict[str, Any]:

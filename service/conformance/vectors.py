@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.types import FloatType
+from service.wire.nested import NON_FINITE
 
 Operation: TypeAlias = Literal["softmax", "loss"]
 
@@ -110,10 +111,20 @@ def read() -> tuple[Question, ...]:
 
 
 def array(values: Any, shape: Sequence[int] | None = None) -> NDArray[Any]:
-    """Read numbers in which infinities are spelt as strings; integers stay integers."""
+    """Read numbers in which infinities are spelt as strings; integers stay integers.
+
+    Raises
+    ------
+    ValueError
+        Something is no number, or the nesting is uneven.
+    """
     spelt = np.array(values, dtype=object)
-    kind = np.int64 if all(type(value) is int for value in spelt.flat) else np.float64
-    read = np.array([kind(value) for value in spelt.flat], kind)
+    numbers = [NON_FINITE.get(value, value) if type(value) is str else value for value in spelt.flat]
+    kinds = set(map(type, numbers))
+    # numpy would make a NaN of null, and numbers of text.
+    if not kinds <= {int, float}:
+        raise ValueError("expected numbers")
+    read = np.array(numbers, np.int64 if kinds <= {int} else np.float64)
     return read.reshape(spelt.shape if shape is None else shape)
 
 
@@ -140,7 +151,7 @@ def _questions(vector: Mapping[str, Any]) -> Iterator[Question]:
         options=options,
         expected={},
         refusal=expected.get("error", ""),
-        tolerance=_tolerance(vector),
+        tolerance=tolerance_of(vector),
     )
     if asked.refusal:
         yield asked
@@ -153,7 +164,7 @@ def _questions(vector: Mapping[str, Any]) -> Iterator[Question]:
         yield asked._replace(expected=_loss_expected(expected, vector["options"].get("reduction")))
 
 
-def _tolerance(vector: Mapping[str, Any]) -> Tolerance:
+def tolerance_of(vector: Mapping[str, Any]) -> Tolerance:
     common = {f"common_{name}": value for name, value in vector.get("baseline_tolerance", {}).items()}
     # What must be refused has no value to be far from.
     return Tolerance(**vector["tolerance"], **common) if common else Tolerance(*[0.0] * 6)
