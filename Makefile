@@ -6,10 +6,10 @@ LOCK ?= cpu
 IMAGE ?= logitserve
 ARGS ?=
 
-.PHONY: help setup serve test lint format models-check accuracy bench bench-peers bench-gpu image locks clean
+.PHONY: help setup serve test lint format models-check accuracy bench bench-peers bench-gpu conformance-peers image locks clean
 
 help: ## what can be made
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
 
 setup: $(VENV)/.dev ## everything a developer needs, in .venv
 
@@ -41,6 +41,9 @@ bench: $(VENV)/.dev ## the service against its bound and its floor (ARGS="--quic
 
 bench-peers: $(VENV)/.dev ## the service against its peers, each installed into .bench-peers
 	@$(BIN)/python benchmarks/peers.py $(ARGS)
+
+conformance-peers: $(VENV)/.dev ## hold peers against the numeric contract, each installed into .bench-peers
+	@$(BIN)/python benchmarks/conformance_peers.py $(ARGS)
 
 bench-gpu: ## the heads on an NVIDIA GPU: their results, then their throughput, in an environment of its own
 	@$(MAKE) --no-print-directory VENV=.venv-gpu LOCK=cuda .venv-gpu/.serve
