@@ -37,7 +37,7 @@ class Report:
             return f"nothing could be asked through {self.dialect}; {unasked} checks are not expressible"
         said = f"{self.score()} checks hold through {self.dialect}"
         if self.states["inexact"]:
-            said += f", {self.states['inexact']} are inexact"
+            said += f", {self.states['inexact']} inexact"
         return f"{said}; {unasked} more are not expressible" if unasked else said
 
     def document(self) -> dict[str, Any]:

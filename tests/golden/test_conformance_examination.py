@@ -46,6 +46,12 @@ def test_our_own_service_holds_everything(ours: str, dialect: str, binary: bool)
     assert unasked == (json_alone if (dialect, binary) == ("auto", False) else set())
 
 
+def test_our_own_service_holds_all_that_rows_can_say(ours: str) -> None:
+    checks = examined(ours, Asked(dialect="v1"))
+    assert [check for check in checks if check.state in {"inexact", "broken"}] == []
+    assert sum(check.state == "held" for check in checks) == 164
+
+
 def test_what_our_own_service_is_not_told_it_does_not_know(ours: str) -> None:
     checks = found(examined(ours, Asked(options=frozenset({"outputs", "dtype"})), "weight_index"))
     assert checks["weight_index", "losses"].why == "no word for class_weight"
@@ -171,6 +177,26 @@ def test_a_route_that_is_not_there_is_no_fault() -> None:
     losses = [check for check in checks if check.question.operation == "loss"]
     assert {check.why for check in losses} >= {"the server answers 404 to a loss"}
     assert {check.state for check in losses} == {"not expressible"}
+
+
+def test_rows_are_asked_for_what_rows_can_have() -> None:
+    def softmax(body: Any) -> Any:
+        return {"predictions": naive_softmax({"logits": body["instances"]})["probabilities"]}
+
+    def loss(body: Any) -> Any:
+        rows = body["instances"]
+        columns = {name: [row[name] for row in rows] for name in ("logits", "labels")}
+        return {"predictions": naive_loss(columns)["losses"]}
+
+    models = {f"/v1/models/{name}": {"ready": True} for name in ("softmax", "loss")}
+    posts = {"/v1/models/softmax:predict": softmax, "/v1/models/loss:predict": loss}
+    with listening(serving(models, posts)) as url:
+        checks = found(examined(url))
+    assert checks["seed_ce_index_mean", "losses"].state == "held"
+    assert checks["seed_ce_index_mean", "loss"].why == "the protocol has no place for the loss"
+    assert checks["seed_ce_index_mean", "classes"].why == "the server answers no classes"
+    assert checks["scipy_1000", "probabilities"].state == "broken"
+    assert checks["label_negative", "refusal"].why.startswith("it was answered: losses")
 
 
 def test_whoever_watches_is_told_of_each_question() -> None:

@@ -34,7 +34,7 @@ def printed(report: Report) -> str:
     [
         ([HELD], True, "1 of 1 checks hold through JSON"),
         ([HELD, *UNASKED], True, "1 of 1 checks hold through JSON; 4 more are not expressible"),
-        ([HELD, INEXACT], False, "1 of 2 checks hold through JSON, 1 are inexact"),
+        ([HELD, INEXACT], False, "1 of 2 checks hold through JSON, 1 inexact"),
         ([HELD, BROKEN], False, "1 of 2 checks hold through JSON"),
         (UNASKED, False, "nothing could be asked through JSON; 4 checks are not expressible"),
     ],
