@@ -100,6 +100,7 @@ class Malformed(RequestError):
         "malformed_csv": "The body is not valid CSV",
         "malformed_npy": "The body is not a valid npy array",
         "malformed_npz": "The body is not a valid npz archive",
+        "malformed_protobuf": "The message is not valid protobuf",
         "malformed_tensor": "A binary tensor does not match its description",
         "malformed_encoding": "The body does not decompress as its Content-Encoding says",
     }

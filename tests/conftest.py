@@ -24,6 +24,8 @@ MODELS = ROOT / "models"
 
 # Foreign clients bring some 300 MB along: `make conformance` installs them and runs what needs them.
 collect_ignore_glob = [] if find_spec("kserve") else ["conformance/*"]
+# And who has not the development's own packages has not the extra grpc, either.
+collect_ignore_glob += [] if find_spec("tritonclient") else ["*/*_grpc*.py"]
 
 # No deadline: on a shared machine any example may take long once. The same examples on every run: a failure
 # that nobody can repeat helps nobody.

@@ -36,11 +36,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "numeric": (("checks", "kernel"), ("float32", "float64"), ("softmax",), ("losses",)),
     "wire": (
-        ("limits", "media"),
+        ("limits", "media", "protobuf"),
         ("encodings", "arrays", "json_reader"),
         ("nested", "options"),
         ("json_writer",),
         ("tensors", "csv_rows"),
+        ("contents",),
         ("outputs", "labels"),
         ("fields",),
         ("inference", "instances"),  # what several dialects have in common
@@ -58,6 +59,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
             "invocations",
             "invocations_schemas",
         ),
+        ("v2_grpc_models",),
     ),
     "heads": (
         ("graphs", "description", "storage", "batcher"),
@@ -108,6 +110,7 @@ HOMES: dict[str, set[str]] = {
     "uvicorn": {"workers.server", "workers.protocol"},
     "uvloop": {"workers.server"},
     "httptools": set(),  # uvicorn finds it
+    "grpc": {"api.v2_grpc"},
     "httpx": {"client", "loadtest.generator", "conformance"},
     "pydantic": {"settings", "sources", "heads.description"},
     "orjson": {"wire", "api", "metrics", "client", "conformance"},
@@ -209,6 +212,7 @@ def test_every_dependency_has_a_home_and_a_reason() -> None:
     for line in [*project["dependencies"], *extras]:
         name = re.split(r"[><=;\[ ]", line)[0]
         module = name.replace("-", "_").removesuffix("_gpu").replace("pysimdjson", "simdjson")
+        module = module.replace("grpcio", "grpc")
         assert module in HOMES or module == "numpy", f"{name} has no home"
         written = next(row for row in text.splitlines() if f'"{line}"' in row)
         assert "#" in written, f"{name} has no reason on its line"

@@ -41,6 +41,7 @@ _RESERVED = {
     "timeout",
     "headers",
     "binary_data_output",
+    "triton_enable_empty_final_response",
 }
 # This would change where an output goes: to read over it would be to answer somewhere else.
 _UNSUPPORTED = ("shared_memory_region",)

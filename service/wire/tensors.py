@@ -85,7 +85,7 @@ def check_size(datatype: str, shape: tuple[int, ...], size_bytes: int, *, name: 
         expected_bytes = count * DATATYPES[datatype].itemsize
         fits, expected = size_bytes == expected_bytes, str(expected_bytes)
     if not fits:
-        message = f"expected binary_data_size {expected} by datatype and shape, got {size_bytes}"
+        message = f"expected {expected} raw bytes by datatype and shape, got {size_bytes}"
         raise Malformed("malformed_tensor", message, path=name)
 
 
@@ -179,12 +179,12 @@ def write(
     if is_plain and all(array.dtype != BYTES for array in arrays.values()):
         shapes = tuple([(name, array.dtype.char, array.shape) for name, array in arrays.items()])
         text, json_bytes = _remembered(tuple(said.items()), key, shapes)
-        raws = [_raw(array) for array in arrays.values()]
+        raws = [raw_of(array) for array in arrays.values()]
     else:
         raws, entries = [], []
         for name, array in arrays.items():
             if name in binary:
-                raws.append(_raw(array))
+                raws.append(raw_of(array))
                 entries.append(_entry(name, array.dtype, array.shape, memoryview(raws[-1]).nbytes))
             else:
                 widened = all_digits and array.dtype == FP32
@@ -200,7 +200,7 @@ def _entry(
     name: str, dtype: np.dtype[Any], shape: tuple[int, ...], size_bytes: int | None = None
 ) -> dict[str, Any]:
     """Describe a tensor; the number of its bytes says that they follow."""
-    entry: dict[str, Any] = {"name": name, "datatype": _NAMES[dtype.newbyteorder("<")], "shape": shape}
+    entry: dict[str, Any] = {"name": name, "datatype": datatype_of(dtype), "shape": shape}
     if size_bytes is not None:
         entry["parameters"] = {"binary_data_size": size_bytes}
     return entry
@@ -227,7 +227,11 @@ def _remembered(
     return _text(dict(said), key, entries)
 
 
-def _raw(array: NDArray[Any]) -> Any:
+def datatype_of(dtype: np.dtype[Any]) -> str:
+    return _NAMES[dtype.newbyteorder("<")]
+
+
+def raw_of(array: NDArray[Any]) -> Any:
     """Lay an array out as the protocol sends it; one that lies so is not copied."""
     if array.dtype == BYTES:
         texts = [text.encode() for text in array.ravel().tolist()]

@@ -221,7 +221,7 @@ def test_a_size_must_fit_its_description(
     if fits:
         tensors.check_size(datatype, shape, size_bytes, name="labels")
     else:
-        with pytest.raises(Malformed, match="expected binary_data_size"):
+        with pytest.raises(Malformed, match="raw bytes by datatype and shape"):
             tensors.check_size(datatype, shape, size_bytes, name="labels")
 
 

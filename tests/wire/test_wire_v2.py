@@ -280,8 +280,8 @@ def test_a_length_that_is_none_is_refused(json_length: str) -> None:
         (RAW, b"", "expecting 32 additional bytes"),
         (RAW, FEATURES.tobytes() + b"xy", "unexpected additional input data: 2 bytes"),
         (NESTED, b"x", "unexpected additional input data: 1 bytes"),
-        ({**RAW, "parameters": {"binary_data_size": 16}}, FEATURES.tobytes(), "expected binary_data_size 32"),
-        ({**RAW, "parameters": {"binary_data_size": -32}}, b"", "expected binary_data_size 32"),
+        ({**RAW, "parameters": {"binary_data_size": 16}}, FEATURES.tobytes(), "expected 32 raw bytes"),
+        ({**RAW, "parameters": {"binary_data_size": -32}}, b"", "expected 32 raw bytes"),
     ],
 )
 def test_bytes_that_are_not_as_described_are_refused(
