@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Security
@@ -29,6 +29,7 @@ from service.api.v2 import INFER_PATH, V2Dialect
 from service.api.v2_models import V2Models
 from service.api.v2_repository import V2Repository
 from service.api.vertex import VertexDialect
+from service.errors import StartError
 from service.heads.repository import Repository
 from service.metrics import Board, Metrics, Values
 from service.rollout import Rollout
@@ -38,6 +39,9 @@ from service.wire import v2
 from service.wire.inference import OPERATIONS
 from service.wire.limits import Limits
 from service.wire.v2_models import Catalogue
+
+if TYPE_CHECKING:
+    from service.api.v2_grpc import Server
 
 DESCRIPTION = """Probabilities, classes and exact cross-entropy from logits or features.
 
@@ -112,6 +116,8 @@ def dialects(app: "Application", settings: Settings, limits: Limits) -> list[lis
         rows_limit=settings.rows_limit,
         batch_delay_s=settings.batch_delay_s,
     )
+    if settings.grpc_port != "off":
+        app.grpc = grpc_server(settings, scoring, app, catalogue)
     vertex = VertexDialect(
         scoring,
         operations.ready,
@@ -136,6 +142,24 @@ def dialects(app: "Application", settings: Settings, limits: Limits) -> list[lis
         ModelList(repository.describe).routes(),
         Documentation(app.openapi).routes(),
     ]
+
+
+def grpc_server(settings: Settings, scoring: Scoring, app: "Application", catalogue: Catalogue) -> "Server":
+    """Make the server of gRPC, of which nothing is imported unless it is asked for."""
+    try:
+        from service.api.v2_grpc import GrpcDialect, Server  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        message = f"grpc_port needs {error.name}, which is not there; install it by `pip install logitserve[cpu,grpc]`"
+        raise StartError(message) from error
+    dialect = GrpcDialect(scoring, app.edge, catalogue, app.repository.describe)
+    return Server(
+        dialect,
+        app.edge,
+        settings.host,
+        int(settings.grpc_port),
+        body_limit_bytes=settings.body_limit_bytes,
+        leave_within_s=settings.drain_delay_s + settings.drain_timeout_s,
+    )
 
 
 class Application(FastAPI):
@@ -167,6 +191,7 @@ class Application(FastAPI):
         self.edge, self.metrics, self.board = edge, metrics, board
         self.repository, self.scorer, self.threads = repository, scorer, threads
         self.rollout = Rollout(repository, agreement, self.models_changed)
+        self.grpc: Server | None = None
         self.loaded = False
         self.hot: dict[tuple[str, str], ASGIApp] = {}
         self.hot_models: set[str] = set()
@@ -263,6 +288,8 @@ class Application(FastAPI):
     def drain(self) -> None:
         """Tell /health/ready that no more requests should come, and close connections answer by answer."""
         self.edge.draining = True
+        if self.grpc:
+            self.grpc.drain()
 
     def served(self) -> dict[str, Any]:
         """Say what is served, once ready."""
@@ -272,7 +299,8 @@ class Application(FastAPI):
             for version in model["versions"]
             if version["state"] == "ready"
         ]
-        return {"models": models, "threads": self.threads}
+        grpc = {"grpc": self.grpc.address} if self.grpc else {}
+        return {"models": models, "threads": self.threads, **grpc}
 
 
 def _as_sent(path: str) -> bytes:
@@ -287,7 +315,11 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
     if app.board:
         tasks.append(asyncio.create_task(publish(app, app.board)))
     app.loaded = True
+    if app.grpc:
+        await app.grpc.start()
     yield
+    if app.grpc:
+        await app.grpc.stop()
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

@@ -18,6 +18,7 @@ PREFIX = "LOGITSERVE_"
 SECRETS = frozenset({"admin_key"})
 
 Auto: TypeAlias = Literal["auto"]
+Off: TypeAlias = Literal["off"]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=512)]  # of processes or threads; more is a slip of the hand
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
 Limit: TypeAlias = Annotated[int, Field(gt=0)]
@@ -58,6 +59,12 @@ class Settings(BaseModel):
         "a whole number from 0 to 65535",
         "port to listen on, 0 for any free one; AIP_HTTP_PORT (Vertex AI) and SAGEMAKER_BIND_TO_PORT are followed,"
         " and 8080 is the default where SageMaker has mounted /opt/ml/model",
+    )
+    grpc_port: Port | Off = _setting(
+        "off",
+        "a whole number from 0 to 65535, or off",
+        "port for the Open Inference Protocol over gRPC, 0 for any free one; off since it needs the extra grpc and most"
+        " callers speak HTTP; Triton's is 8001, KServe's 8081",
     )
     workers: Count | Auto = _setting(
         1,

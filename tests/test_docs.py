@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ PAGES = [ROOT / "README.md", ROOT / "models" / "README.md", *sorted((ROOT / "doc
 # What takes minutes or needs more than this machine has is run elsewhere: by .ci/first-run and .ci/container-check.
 ELSEWHERE = ("make ", "docker ", "git clone", "pip install")
 ADDRESS = "127.0.0.1:8000"
+GRPC_ADDRESS = "127.0.0.1:8001"
 
 
 class Example(NamedTuple):
@@ -47,10 +49,16 @@ PYTHON = [example for example in examples() if example.language == "python"]
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with running_service(
-        "--vertex-predict-route=/vertex", "--admin-key=change-me"
-    ) as service:  # as pages have it
+def grpc_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def address(grpc_address: str) -> Iterator[str]:
+    grpc_port = f"--grpc-port={grpc_address.rpartition(':')[2]}"
+    flags = "--vertex-predict-route=/vertex", "--admin-key=change-me", grpc_port  # as pages have them
+    with running_service(*flags) as service:
         yield f"127.0.0.1:{service.port}"
 
 
@@ -106,11 +114,13 @@ def test_a_command_prints_what_the_page_says(example: Example, address: str, tmp
 
 
 @pytest.mark.parametrize("example", PYTHON, ids=named)
-def test_python_prints_what_its_comments_say(example: Example, address: str, tmp_path: Path) -> None:
+def test_python_prints_what_its_comments_say(
+    example: Example, address: str, grpc_address: str, tmp_path: Path
+) -> None:
     """A line `print(x)  # y` prints y."""
     expected = re.findall(r"^ *print\(.*\)  # (.*)$", example.text, re.MULTILINE)
     done = subprocess.run(
-        [sys.executable, "-c", example.text.replace(ADDRESS, address)],
+        [sys.executable, "-c", example.text.replace(ADDRESS, address).replace(GRPC_ADDRESS, grpc_address)],
         capture_output=True,
         text=True,
         cwd=ROOT,

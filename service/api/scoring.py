@@ -22,6 +22,8 @@ from service.wire.limits import Limits
 # Of the scorer's costs (10 ns each): reading a byte of JSON, and writing a number as JSON.
 COST_OF_JSON_BYTE = 0.25
 COST_OF_JSON_NUMBER = 4.0
+# Of the same: a raw number is copied once.
+COST_OF_RAW_NUMBER = 0.1
 # Of the same: compressing the bytes of a number.
 COST_OF_COMPRESSION = 10.0
 # A body of less fits one packet as it is.

@@ -3,7 +3,14 @@
 from functools import partial
 
 from service.api.exchange import Answer, Exchange
-from service.api.scoring import COST_OF_JSON_BYTE, COST_OF_JSON_NUMBER, Decoded, Encoded, Scoring
+from service.api.scoring import (
+    COST_OF_JSON_BYTE,
+    COST_OF_JSON_NUMBER,
+    COST_OF_RAW_NUMBER,
+    Decoded,
+    Encoded,
+    Scoring,
+)
 from service.api.transport import Route, conversed
 from service.outcomes import Deliver
 from service.types import ScoreResult
@@ -13,9 +20,6 @@ from service.wire.media import JSON
 
 BINARY = "application/octet-stream"
 JSON_LENGTH = v2.JSON_LENGTH.lower().encode()
-
-# Of the scorer's costs (10 ns each): a raw number is copied once.
-COST_OF_RAW_NUMBER = 0.1
 
 INFER_PATH = "/v2/models/{model}/infer"
 

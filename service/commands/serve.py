@@ -77,6 +77,7 @@ def _announce(chosen: Settings, url: str, served: dict[str, Any]) -> None:
         "provider": ", ".join(providers) or "none",
         "workers": str(chosen.worker_count),
         "threads": f"{served['threads']} in each worker",
+        **({"grpc": served["grpc"]} if "grpc" in served else {}),
         "docs": f"{url}/docs",
         "stop": "Ctrl-C or SIGTERM; what is in flight is answered first",
     }

@@ -72,9 +72,9 @@ def check_change(body: bytes, limits: Limits) -> None:
             raise Invalid("unknown_field", message, path="parameters")
 
 
-def write_index(described: Iterable[Mapping[str, Any]], *, ready: bool) -> bytes:
-    """Write the index of models as `Repository.describe` tells them, of those that are ready or of all."""
-    index = [
+def index_of(described: Iterable[Mapping[str, Any]], *, ready: bool) -> list[dict[str, str]]:
+    """Make the index of models as `Repository.describe` tells them, of those that are ready or of all."""
+    return [
         {
             "name": model["name"],
             "version": version["version"],
@@ -85,7 +85,11 @@ def write_index(described: Iterable[Mapping[str, Any]], *, ready: bool) -> bytes
         for version in model["versions"]
         if version["state"] == "ready" or not ready
     ]
-    return orjson.dumps(index)
+
+
+def write_index(described: Iterable[Mapping[str, Any]], *, ready: bool) -> bytes:
+    """Write it as over HTTP."""
+    return orjson.dumps(index_of(described, ready=ready))
 
 
 def operation(summary: str, request: Schema, answer: Schema | None, *in_path: str) -> Schema:

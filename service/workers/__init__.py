@@ -17,7 +17,7 @@ from pathlib import Path
 
 from service.errors import StartError
 from service.settings import Settings
-from service.workers.meeting import listen, run_folder, url_of
+from service.workers.meeting import kept_port, listen, run_folder, url_of
 from service.workers.shares import Shares
 from service.workers.supervisor import EXIT_FAILED, Announce, Supervisor, one_line
 
@@ -34,7 +34,12 @@ def serve(settings: Settings, *, announce: Announce, create_app: str = DEFAULT_A
     LogitserveError
         Where the service cannot start; the text is one line.
     """
-    with listen(settings.host, settings.port) as listener, run_folder(settings.run_dir) as folder:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listen(settings.host, settings.port))
+        if settings.grpc_port != "off":
+            port = stack.enter_context(kept_port(settings.host, settings.grpc_port, flag="--grpc-port"))
+            settings = settings.model_copy(update={"grpc_port": port})
+        folder = stack.enter_context(run_folder(settings.run_dir))
         if settings.worker_count == 1:
             return _run_alone(settings, listener, folder, announce, create_app)
         return Supervisor(settings, listener, folder, announce, create_app).run()

@@ -21,7 +21,7 @@ BACKLOG = 2048  # uvicorn listens again with the same number
 _FOLDER_PREFIX = "logitserve-"
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, flag: str = "--port") -> socket.socket:
     """Bind the one socket that all workers accept from.
 
     SO_REUSEPORT would give each its own queue, and the connections in that of a worker that dies would be lost.
@@ -30,7 +30,25 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
     except OSError as error:
-        raise StartError(_cannot_listen(host, port, error)) from error
+        raise StartError(_cannot_listen(host, port, error, flag)) from error
+
+
+@contextlib.contextmanager
+def kept_port(host: str, port: int, *, flag: str) -> Generator[int, None, None]:
+    """Find out that nobody else has a port, and keep it for the workers, each of whom listens there by itself.
+
+    What they bring for it can take over no socket, so they share the port by SO_REUSEPORT, with which a second service
+    would get it, too, and half of the calls. What is kept here does not listen: no call comes to it.
+    """
+    with listen(host, port, flag=flag) as free:
+        family, (host, port) = free.family, free.getsockname()[:2]
+    with socket.socket(family) as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            kept.bind((host, port))
+        except OSError as error:  # somebody was faster
+            raise StartError(_cannot_listen(host, port, error, flag)) from error
+        yield port
 
 
 def url_of(listener: socket.socket) -> str:
@@ -73,9 +91,9 @@ def _remove_left(run_dir: Path) -> None:
                 os.close(lock)
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> str:
+def _cannot_listen(host: str, port: int, error: OSError, flag: str) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is in use; stop what listens there, or choose another port by --port"
+        return f"port {port} of {host} is in use; stop what listens there, or choose another port by {flag}"
     if error.errno == errno.EACCES:
-        return f"port {port} needs privileges; choose one from 1024 on by --port"
+        return f"port {port} needs privileges; choose one from 1024 on by {flag}"
     return f"cannot listen on {host}, port {port}: {error.strerror or error}; choose an address of this machine by --host"

@@ -1,6 +1,7 @@
 """The socket and the folder that workers share."""
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import StartError
-from service.workers.meeting import listen, run_folder, url_of
+from service.workers.meeting import kept_port, listen, run_folder, url_of
 
 
 def test_a_free_port_is_found_and_named() -> None:
@@ -56,6 +57,23 @@ def test_an_address_that_is_not_ours_is_said_with_what_to_do(host: str) -> None:
 def test_a_privileged_port_is_said_with_what_to_do() -> None:
     with pytest.raises(StartError, match=r"port 1 needs privileges.*--port"):
         listen("127.0.0.1", 1)
+
+
+def test_a_port_is_kept_for_those_who_share_it() -> None:
+    with kept_port("127.0.0.1", 0, flag="--grpc-port") as port:
+        with pytest.raises(StartError, match=f"port {port} of 127.0.0.1 is in use.*--grpc-port"):
+            listen("127.0.0.1", port, flag="--grpc-port")
+        with pytest.raises(StartError, match="is in use"), kept_port("127.0.0.1", port, flag="--grpc-port"):
+            pass
+        shares = [socket.create_server(("127.0.0.1", port), reuse_port=True) for _ in range(2)]
+        with socket.create_connection(("127.0.0.1", port), 1):
+            readable, _, _ = select.select(shares, [], [], 1)
+            assert len(readable) == 1, "one of those who listen, and not the one who keeps it"
+        for share in shares:
+            share.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 1)
+    listen("127.0.0.1", port).close()
 
 
 def test_the_run_folder_is_ours_alone_and_goes_at_the_end(tmp_path: Path) -> None:
