@@ -3,11 +3,14 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE} AS build
 # cpu or cuda: which of the hashed locks in requirements/ goes into the image
 ARG LOCK=cpu
+# grpc adds what the V2 protocol over gRPC needs, some 20 MB
+ARG EXTRAS=
 WORKDIR /src
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/venv
 COPY requirements/ requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/build/bin/pip --python /opt/venv/bin/python install --disable-pip-version-check --require-hashes -r "requirements/${LOCK}.lock" \
+    for lock in ${LOCK} ${EXTRAS}; do set -- "$@" -r "requirements/${lock}.lock"; done \
+    && /opt/build/bin/pip --python /opt/venv/bin/python install --disable-pip-version-check --require-hashes "$@" \
     && /opt/build/bin/pip install --disable-pip-version-check --require-hashes -r requirements/build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY service/ service/

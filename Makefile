@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LOCK ?= cpu
+EXTRAS ?=
 IMAGE ?= logitserve
 ARGS ?=
 
@@ -49,14 +50,15 @@ bench-gpu: ## the heads on an NVIDIA GPU: their results, then their throughput, 
 	@$(MAKE) --no-print-directory VENV=.venv-gpu LOCK=cuda .venv-gpu/.serve
 	@.venv-gpu/bin/python benchmarks/gpu.py $(ARGS)
 
-image: ## build the Docker image (LOCK=cuda for NVIDIA GPUs)
+image: ## build the Docker image (LOCK=cuda for NVIDIA GPUs, EXTRAS=grpc for the V2 protocol over gRPC)
 	@docker version >/dev/null 2>&1 || { echo "make image needs a running Docker engine; 'docker version' finds none"; exit 1; }
-	docker build --build-arg LOCK=$(LOCK) --tag $(IMAGE) .
+	docker build --build-arg LOCK=$(LOCK) --build-arg EXTRAS=$(EXTRAS) --tag $(IMAGE) .
 
 locks: | $(BIN)/uv ## resolve the locks again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --extra cpu -o requirements/cpu.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --extra cuda -o requirements/cuda.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/build.in -o requirements/build.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/grpc.in -c requirements/cpu.lock -o requirements/grpc.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/build.in --extra cpu --extra grpc --extra plot --group dev -c requirements/cpu.lock --override requirements/override.in -o requirements/dev.lock
 
 $(BIN)/uv:
