@@ -3,6 +3,7 @@
 Read the package in this order; imports only ever point up this list, and `tests/test_house.py` says so.
 
     errors      what can go wrong, each with its status and code
+    instruments what is measured, by name
     metrics     what is counted, and how workers' counts become one text
     agreement   what all workers hold alike, whatever it is
     quota       how many CPUs there are for this process

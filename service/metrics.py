@@ -1,4 +1,4 @@
-"""Every instrument, and how the counts of several workers become one text.
+"""What is counted, and how the counts of several workers become one text.
 
 Counts are plain numbers in dictionaries: a request pays for a few dictionary updates, never for a call
 into prometheus_client, whose multi-process mode costs 3 µs an update and drops the gauges of dead workers.
@@ -11,13 +11,15 @@ import os
 import struct
 import time
 import zlib
-from bisect import bisect_left
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TypeAlias
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -26,98 +28,37 @@ from prometheus_client.core import (
     Metric,
 )
 
-Labels: TypeAlias = tuple[str, ...]
+from service.instruments import (
+    BATCH_ROWS,
+    BUCKETS,
+    DURATION,
+    ERRORS,
+    FAILURES,
+    GREATEST_OF_WORKERS,
+    INFLIGHT,
+    INSTRUMENTS,
+    LAST_SCORED,
+    MODEL_INFO,
+    QUEUE_ROWS,
+    REJECTED,
+    REQUESTS,
+    ROWS,
+    STAGE_NAMES,
+    STAGES,
+    SUM,
+    WORKERS,
+    Instrument,
+    Labels,
+    Seconds,
+)
+
 # The values of one process: instrument -> label values -> a number, or the counts of a histogram.
 Values: TypeAlias = dict[str, dict[Labels, float]]
 
 
-class Instrument(NamedTuple):
-    """What is measured; time series appear per label set on first use."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    labels: Labels
-    help: str
-
-
-REQUESTS = Instrument(
-    "logitserve_requests", "counter", ("route", "method", "status"), "Requests answered, by path template."
-)
-DURATION = Instrument(
-    "logitserve_request_duration_seconds",
-    "histogram",
-    ("route",),
-    "From the first byte of a request read to the last of its answer handed to the socket.",
-)
-ROWS = Instrument("logitserve_rows", "counter", ("model", "version"), "Examples scored, by model.")
-STAGES = Instrument(
-    "logitserve_stage_duration_seconds",
-    "histogram",
-    ("model", "version", "stage"),
-    "What a scored request spent in decode, queue, infer and encode.",
-)
-FAILURES = Instrument(
-    "logitserve_failure_duration_seconds",
-    "histogram",
-    ("model", "version"),
-    "Requests that were decoded and then failed, and how long they had taken.",
-)
-LAST_SCORED = Instrument(
-    "logitserve_last_scored_timestamp_seconds",
-    "gauge",
-    ("model", "version"),
-    "When a model last scored a request.",
-)
-ERRORS = Instrument("logitserve_errors", "counter", ("route", "code"), "Errors answered, by code.")
-BATCH_ROWS = Instrument(
-    "logitserve_batch_rows", "histogram", ("model", "version"), "Rows that ran through a head together."
-)
-QUEUE_ROWS = Instrument("logitserve_queue_rows", "gauge", (), "Rows that wait for a head now.")
-REJECTED = Instrument(
-    "logitserve_rejected",
-    "counter",
-    ("reason",),
-    "Requests turned away or dropped before they were computed.",
-)
-INFLIGHT = Instrument("logitserve_inflight_requests", "gauge", (), "Requests being answered now.")
-WORKERS = Instrument("logitserve_workers", "gauge", (), "Worker processes that are serving.")
-MODEL_INFO = Instrument(
-    "logitserve_model_info",
-    "gauge",
-    ("model", "version", "digest", "provider"),
-    "1 for each version of a head that is served.",
-)
-INSTRUMENTS = (
-    REQUESTS,
-    DURATION,
-    ROWS,
-    STAGES,
-    FAILURES,
-    LAST_SCORED,
-    ERRORS,
-    REJECTED,
-    BATCH_ROWS,
-    QUEUE_ROWS,
-    INFLIGHT,
-    WORKERS,
-    MODEL_INFO,
-)
-# Gauges of which the greatest of the workers' values is the service's; their sum would say nothing.
-GREATEST_OF_WORKERS = frozenset({MODEL_INFO.name, LAST_SCORED.name})
-
-# Upper bounds in seconds. A small request takes 50 to 500 µs, so most of the bounds lie below 10 ms.
-BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-# A stage of a small request takes 5 to 50 µs.
-BUCKETS_STAGE_S = (0.00001, 0.000025, 0.00005, *BUCKETS_S)
-BUCKETS_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-BUCKETS: dict[str, Sequence[float]] = {
-    DURATION.name: BUCKETS_S,
-    STAGES.name: BUCKETS_STAGE_S,
-    FAILURES.name: BUCKETS_S,
-    BATCH_ROWS.name: BUCKETS_ROWS,
-}
-SUM = "sum"
-STAGE_NAMES = ("decode", "queue", "infer", "encode")
+# So many numbers are noted before they are counted: counting one by one would cost a request as much as all else that
+# is counted of it, and counting far more at once would keep others waiting.
+NOTED = 2048
 
 
 class _Histogram:
@@ -126,28 +67,60 @@ class _Histogram:
     __slots__ = ("_bounds", "_counts", "_sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
+        self._bounds = np.asarray(bounds)
+        self._counts = np.zeros(len(bounds) + 1, np.int64)
         self._sum = 0.0
 
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+    @property
+    def count(self) -> int:
+        return int(self._counts.sum())
+
+    def observe(self, values: NDArray[np.float64]) -> None:
+        places = np.searchsorted(self._bounds, values)
+        self._counts += np.bincount(places, minlength=self._counts.size)
+        self._sum += float(values.sum())
 
     def series(self, *labels: str) -> dict[Labels, float]:
-        places = {(*labels, str(place)): float(count) for place, count in enumerate(self._counts) if count}
+        counts = self._counts.tolist()
+        places = {(*labels, str(place)): float(count) for place, count in enumerate(counts) if count}
         return {**places, (*labels, SUM): self._sum} if places else {}
 
 
-class _Scored:
-    """What one model has scored: rows, times by stage, when last."""
+class _Noted:
+    """Rows of numbers, a histogram for each column, counted once there are many."""
 
-    __slots__ = ("decode", "encode", "infer", "last_s", "queue", "rows")
+    __slots__ = ("_histograms", "_numbers")
+
+    def __init__(self, bounds: Sequence[float], columns: int = 1) -> None:
+        self._numbers = array("d")
+        self._histograms = [_Histogram(bounds) for _ in range(columns)]
+
+    def note(self, row: Iterable[float]) -> None:
+        self._numbers.extend(row)
+        if len(self._numbers) >= NOTED:
+            self._count()
+
+    def histograms(self) -> list[_Histogram]:
+        self._count()
+        return self._histograms
+
+    def _count(self) -> None:
+        if self._numbers:
+            numbers = np.array(self._numbers).reshape(-1, len(self._histograms))
+            del self._numbers[:]
+            for column, histogram in zip(numbers.T, self._histograms, strict=True):
+                histogram.observe(column)
+
+
+class _Scored(_Noted):
+    """What one model and version has scored."""
+
+    __slots__ = ("ended_s", "rows")
 
     def __init__(self) -> None:
+        super().__init__(BUCKETS[STAGES.name], len(STAGE_NAMES))
         self.rows = 0
-        self.last_s = 0.0
-        self.decode, self.queue, self.infer, self.encode = (_Histogram(BUCKETS_STAGE_S) for _ in STAGE_NAMES)
+        self.ended_s = 0.0
 
 
 class Metrics:
@@ -156,11 +129,10 @@ class Metrics:
     def __init__(self) -> None:
         self._inflight = 0
         self._queue_rows = 0
-        self._requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
-        self._durations: dict[str, _Histogram] = {}
-        self._batches: dict[Labels, _Histogram] = {}
+        self._finished: dict[tuple[str, str, int], _Noted] = {}
         self._scored: dict[Labels, _Scored] = {}
-        self._failures: dict[Labels, _Histogram] = {}
+        self._failed: dict[Labels, _Noted] = {}
+        self._batches: dict[Labels, _Noted] = {}
         self._errors: defaultdict[Labels, int] = defaultdict(int)
         self._rejected: defaultdict[Labels, int] = defaultdict(int)
         self._models: dict[Labels, float] = {}
@@ -170,19 +142,11 @@ class Metrics:
     def values(self) -> Values:
         """The counts as they are now, with those taken over."""
         own: Values = {
-            REQUESTS.name: {(route, method, str(s)): n for (route, method, s), n in self._requests.items()},
-            DURATION.name: _series({(route,): found for route, found in self._durations.items()}),
-            ROWS.name: {key: scored.rows for key, scored in self._scored.items()},
-            STAGES.name: dict(
-                item
-                for key, scored in self._scored.items()
-                for stage in STAGE_NAMES
-                for item in getattr(scored, stage).series(*key, stage).items()
-            ),
-            FAILURES.name: _series(self._failures),
-            LAST_SCORED.name: {key: scored.last_s for key, scored in self._scored.items()},
+            **self._requests(),
+            **self._of_models(),
             ERRORS.name: dict(self._errors),
             REJECTED.name: dict(self._rejected),
+            FAILURES.name: _series(self._failed),
             BATCH_ROWS.name: _series(self._batches),
             QUEUE_ROWS.name: {(): self._queue_rows},
             INFLIGHT.name: {(): self._inflight},
@@ -196,14 +160,33 @@ class Metrics:
 
     def request_finished(self, route: str, method: str, status: int, duration_s: float) -> None:
         self._inflight -= 1
-        self._requests[route, method, status] += 1
-        durations = self._durations.get(route)
-        if durations is None:
-            durations = self._durations[route] = _Histogram(BUCKETS_S)
-        durations.observe(duration_s)
+        key = (route, method, status)
+        noted = self._finished.get(key)
+        if noted is None:
+            noted = self._finished[key] = _Noted(BUCKETS[DURATION.name])
+        noted.note((duration_s,))
+
+    def scored(self, key: Labels, rows: int, seconds: Seconds, ended_s: float) -> None:
+        """Count a request that model and version in `key` have scored; `seconds` are those of its stages.
+
+        `ended_s` is on the clock of `time.monotonic`.
+        """
+        scored = self._scored.get(key)
+        if scored is None:
+            scored = self._scored[key] = _Scored()
+        scored.rows += rows
+        scored.ended_s = ended_s
+        scored.note(seconds)
+
+    def failed(self, key: Labels, duration_s: float) -> None:
+        """Count a request that could be read and not be answered."""
+        self._failed.setdefault(key, _Noted(BUCKETS[FAILURES.name])).note((duration_s,))
 
     def batch(self, model: str, version: str, rows: int) -> None:
-        _observe(self._batches, (model, version), rows, BUCKETS_ROWS)
+        noted = self._batches.get((model, version))
+        if noted is None:
+            noted = self._batches[model, version] = _Noted(BUCKETS[BATCH_ROWS.name])
+        noted.note((rows,))
 
     def queue_rows(self, rows: int) -> None:
         self._queue_rows = rows
@@ -214,41 +197,44 @@ class Metrics:
     def error(self, route: str, code: str) -> None:
         self._errors[route, code] += 1
 
-    def scored(self, key: Labels, rows: int, seconds: tuple[float, float, float, float]) -> None:
-        """Count a request that model and version in `key` have scored; `seconds` are those of its stages."""
-        scored = self._scored.get(key)
-        if scored is None:
-            scored = self._scored[key] = _Scored()
-        scored.rows += rows
-        scored.last_s = time.time()
-        decode_s, queue_s, infer_s, encode_s = seconds
-        scored.decode.observe(decode_s)
-        scored.queue.observe(queue_s)
-        scored.infer.observe(infer_s)
-        scored.encode.observe(encode_s)
-
-    def failed(self, key: Labels, duration_s: float) -> None:
-        """Count a request that could be read and not be answered."""
-        _observe(self._failures, key, duration_s, BUCKETS_S)
-
     def models(self, infos: Iterable[tuple[str, str, str, str]]) -> None:
-        """Take what is served now, each with its model, version, digest and provider."""
-        self._models = dict.fromkeys(infos, 1)
+        """Say what is served now: model, version, digest and provider of each."""
+        self._models = dict.fromkeys(infos, 1.0)
 
     def continue_from(self, values: Values) -> None:
         """Take over the counts of a dead worker, so that counters never go down; gauges die with it."""
         self._inherited = {i.name: dict(values.get(i.name, {})) for i in INSTRUMENTS if i.kind != "gauge"}
 
+    def _requests(self) -> Values:
+        requests: dict[Labels, float] = {}
+        durations: dict[Labels, float] = {}
+        for (route, method, status), noted in self._finished.items():
+            (histogram,) = noted.histograms()
+            requests[route, method, str(status)] = histogram.count
+            for labels, value in histogram.series(route).items():
+                _add(durations, labels, value)
+        return {REQUESTS.name: requests, DURATION.name: durations}
 
-def _observe(found: dict[Labels, _Histogram], key: Labels, value: float, bounds: Sequence[float]) -> None:
-    histogram = found.get(key)
-    if histogram is None:
-        histogram = found[key] = _Histogram(bounds)
-    histogram.observe(value)
+    def _of_models(self) -> Values:
+        ahead_s = time.time() - time.monotonic()
+        stages: dict[Labels, float] = {}
+        for key, scored in self._scored.items():
+            for stage, histogram in zip(STAGE_NAMES, scored.histograms(), strict=True):
+                stages |= histogram.series(*key, stage)
+        return {
+            ROWS.name: {key: scored.rows for key, scored in self._scored.items()},
+            LAST_SCORED.name: {key: ahead_s + scored.ended_s for key, scored in self._scored.items()},
+            STAGES.name: stages,
+        }
 
 
-def _series(found: dict[Labels, _Histogram]) -> dict[Labels, float]:
-    return {labels: n for key, histogram in found.items() for labels, n in histogram.series(*key).items()}
+def _series(found: Mapping[Labels, _Noted]) -> dict[Labels, float]:
+    return {
+        labels: value
+        for key, noted in found.items()
+        for histogram in noted.histograms()
+        for labels, value in histogram.series(*key).items()
+    }
 
 
 def _add(series: dict[Labels, float], labels: Labels, value: float) -> None:

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, running_service
 
 from service import __version__, errors
-from service.metrics import INSTRUMENTS
+from service.instruments import INSTRUMENTS
 from service.settings import Settings
 
 PAGES = [ROOT / "README.md", ROOT / "models" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -18,8 +18,8 @@ PACKAGE = ROOT / "service"
 
 # Lowest first; rooms of one floor do not know each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "metrics", "outcomes", "quota", "agreement"),
-    ("types",),
+    ("errors", "outcomes", "quota", "agreement", "instruments"),
+    ("metrics", "types"),
     ("settings", "numeric"),
     ("sources",),
     ("wire", "heads"),

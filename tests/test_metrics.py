@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import BUCKETS_S, INSTRUMENTS, Board, Exposition, Metrics, Values, summed
+from service.instruments import BUCKETS_S, INSTRUMENTS
+from service.metrics import NOTED, Board, Exposition, Metrics, Values, summed
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -69,8 +71,8 @@ def test_the_histogram_is_cumulative_and_has_bounds_below_a_millisecond() -> Non
 
 def test_rows_errors_and_models_have_their_labels() -> None:
     metrics = Metrics()
-    metrics.scored(("digits", "1"), 32, (1e-5, 0, 0, 0))
-    metrics.scored(("digits", "1"), 8, (1e-5, 0, 0, 0))
+    metrics.scored(("digits", "1"), 32, (1e-5, 0, 0, 0), time.monotonic())
+    metrics.scored(("digits", "1"), 8, (1e-5, 0, 0, 0), time.monotonic())
     metrics.error("/loss", "labels_shape")
     metrics.models([("digits", "1", "abc", "CPUExecutionProvider")])
     found = samples(metrics.values)
@@ -195,7 +197,7 @@ def test_counting_does_not_touch_prometheus_client() -> None:
         "from service.metrics import Metrics\nimport sys\n"
         "calls = []\n"
         "sys.setprofile(lambda frame, event, arg: calls.append(frame.f_code.co_filename))\n"
-        "m = Metrics(); m.request_started(); m.request_finished('/', 'GET', 200, 0.1); m.scored(('a', '1'), 2, (0.1, 0, 0.2, 0.3))\n"
+        "m = Metrics(); m.request_started(); m.request_finished('/', 'GET', 200, 0.1); m.scored(('a', '1'), 2, (0.1, 0, 0.2, 0.3), 0.0)\n"
         "sys.setprofile(None)\n"
         "assert calls and not any('prometheus_client' in name for name in calls), calls\n"
     )
@@ -221,8 +223,8 @@ def test_batches_are_counted_by_their_rows_and_queues_by_what_waits() -> None:
 
 def test_stages_and_failures_are_timed_by_model() -> None:
     metrics = Metrics()
-    metrics.scored(("digits", "1"), 2, (0.00002, 0, 0.0002, 0.1))
-    metrics.scored(("digits", "1"), 2, (0.00003, 0, 0.0003, 0.2))
+    metrics.scored(("digits", "1"), 2, (0.00002, 0, 0.0002, 0.1), time.monotonic())
+    metrics.scored(("digits", "1"), 2, (0.00003, 0, 0.0003, 0.2), time.monotonic())
     metrics.failed(("softmax", ""), 0.25)
     found = samples(metrics.values)
     head, name = (
@@ -241,11 +243,26 @@ def test_stages_and_failures_are_timed_by_model() -> None:
 
 def test_the_last_time_is_the_latest_of_all_workers(boards: tuple[Board, Board]) -> None:
     first, second = Metrics(), Metrics()
-    first.scored(("digits", "1"), 1, (0, 0, 0, 0))
-    second.scored(("digits", "1"), 1, (0, 0, 0, 0))
+    first.scored(("digits", "1"), 1, (0, 0, 0, 0), time.monotonic())
+    second.scored(("digits", "1"), 1, (0, 0, 0, 0), time.monotonic())
     name, key = "logitserve_last_scored_timestamp_seconds", ("digits", "1")
     times = [metrics.values[name][key] for metrics in (first, second)]
     assert 0 <= times[1] - times[0] < 5
     boards[1].publish(second.values)
     for values in ([first.values, *boards[0].others()], [*boards[0].others(), first.values]):
-        assert summed(values)[name] == {key: times[1]}
+        assert summed(values)[name] == {key: pytest.approx(times[1])}
+
+
+def test_what_is_noted_is_counted_whole_however_much_there_is() -> None:
+    metrics = Metrics()
+    for place in range(NOTED + 7):
+        one_request(metrics, duration_s=0.0003 if place % 2 else 20)
+        metrics.scored(("digits", "1"), 2, (1e-6, 0, 0, 20), time.monotonic())
+    found = samples(metrics.values)
+    name, route = "logitserve_request_duration_seconds", (("route", "/softmax"),)
+    assert found[f"{name}_count", route] == NOTED + 7
+    assert found[f"{name}_bucket", (("le", "0.0005"), *route)] == (NOTED + 7) // 2
+    assert found["logitserve_rows_total", (("model", "digits"), ("version", "1"))] == 2 * (NOTED + 7)
+    stage = (("model", "digits"), ("stage", "decode"), ("version", "1"))
+    assert found["logitserve_stage_duration_seconds_count", stage] == NOTED + 7
+    assert found["logitserve_stage_duration_seconds_sum", stage] == pytest.approx((NOTED + 7) * 1e-6)

@@ -158,7 +158,9 @@ class _Passage:
         self.answer(encoded)
 
     def fail(self, error: Exception) -> None:
-        self.scoring.metrics.failed(_key_of(self.decoded.request), time.monotonic() - self.begun_s)
+        request = self.decoded.request
+        key = (request.head.model, request.head.version) if request.head else (request.operation, "")
+        self.scoring.metrics.failed(key, time.monotonic() - self.begun_s)
         self.deliver(error)
 
     def answer(self, encoded: Encoded | Exception) -> None:
@@ -167,13 +169,18 @@ class _Passage:
             return
         body, media_type, headers = encoded
         result = self.result
-        if (head := result.head) is not None:
+        key: tuple[str, str]
+        if (head := result.head) is None:
+            key = (self.decoded.request.operation, "")  # which has no versions
+        else:
             headers += _lines_of(head.model, head.version, head.digest)
+            key = (head.model, head.version)
         decode_s, queue_s = self.decoded_s - self.begun_s, result.seconds_queued
         infer_s = self.scored_s - self.decoded_s - queue_s
-        encode_s = time.monotonic() - self.scored_s
+        ended_s = time.monotonic()
+        encode_s = ended_s - self.scored_s
         seconds = (decode_s, queue_s, infer_s, encode_s)
-        self.scoring.metrics.scored(_key_of(self.decoded.request), result.rows, seconds)
+        self.scoring.metrics.scored(key, result.rows, seconds, ended_s)
         decode, queue = _milliseconds(int(1e6 * decode_s)), _milliseconds(int(1e6 * queue_s))
         infer, encode = _milliseconds(int(1e6 * infer_s)), _milliseconds(int(1e6 * encode_s))
         headers += (
@@ -191,12 +198,6 @@ def _compressed(encode: Callable[[ScoreResult], Encoded], accepted: str, result:
         return Encoded(body, media_type, headers)
     body = encodings.compress(body, encoding)
     return Encoded(body, media_type, f"{headers}content-encoding: {encoding}\r\n")
-
-
-def _key_of(request: ScoreRequest) -> tuple[str, str]:
-    """Name model and version for the metrics; operations on bare logits have no versions."""
-    head = request.head
-    return (request.operation, "") if head is None else (head.model, head.version)
 
 
 @lru_cache(REMEMBERED_TIMES)

@@ -85,14 +85,30 @@ class Inference(NamedTuple):
 class Asked(NamedTuple):
     """All that a request says beside its tensors; nothing in it may be changed, since it is remembered.
 
-    `wanted` are the outputs in their order, all that the model has where there are none; `binary_default` is for
-    those that do not say.
+    `outputs` are those that it lists, all that the model has where there are none; then `all_binary` says whether
+    they are raw bytes. `binary` and `classified` are as in `Inference`.
     """
 
     options: Mapping[str, Any] = {}
-    wanted: Mapping[str, Wanted] = {}
-    binary_default: bool = False
+    outputs: tuple[str, ...] = ()
+    binary: frozenset[str] = frozenset()
+    classified: Mapping[str, int] = {}
+    all_binary: bool = False
     id: str | None = None
+
+
+def asked_of(
+    options: Mapping[str, Any], wanted: Mapping[str, Wanted], *, all_binary: bool, request_id: str | None
+) -> Asked:
+    """Sum up what a request says; `wanted` are the outputs that it lists, `all_binary` is for those that do not say."""
+    binary = [
+        part
+        for name, how in wanted.items()
+        if (all_binary if how.binary is None else how.binary)
+        for part in _PARTS.get(name, (name,))
+    ]
+    classified = {name: how.classification for name, how in wanted.items() if how.classification}
+    return Asked(options, tuple(wanted), frozenset(binary), classified, all_binary, request_id)
 
 
 def operation_of(model: str | None, version: str | None) -> Operation:
@@ -173,20 +189,13 @@ def compose(
         The first fault, in the order of `fields.assemble`.
     """
     fields = {**tensors, **asked.options}
-    fields["outputs"] = list(asked.wanted or _default_outputs(operation, fields))
+    fields["outputs"] = list(asked.outputs or _default_outputs(operation, fields))
     named = (model, version) if operation == "predict" else None
     request = assemble(operation, fields, limits=limits, head_of=head_of, named=named)
-    wanted = asked.wanted
-    if not wanted:
-        return Inference(request, model, asked.id, frozenset(request.outputs if asked.binary_default else ()))
-    binary = [
-        part
-        for name, how in wanted.items()
-        if (asked.binary_default if how.binary is None else how.binary)
-        for part in _PARTS.get(name, (name,))
-    ]
-    classified = {name: how.classification for name, how in wanted.items() if how.classification}
-    return Inference(request, model, asked.id, frozenset(binary), classified)
+    binary = asked.binary
+    if asked.all_binary and not asked.outputs:
+        binary = frozenset(request.outputs)
+    return Inference(request, model, asked.id, binary, asked.classified)
 
 
 def answer_of(asked: Inference, result: ScoreResult) -> dict[str, NDArray[Any]]:
@@ -212,7 +221,7 @@ def _default_outputs(operation: Operation, fields: Mapping[str, Any]) -> tuple[s
 
 def _as_tensor(value: Output, request: ScoreRequest) -> NDArray[Any]:
     if isinstance(value, np.ndarray):
-        return np.atleast_1d(value)
+        return value if value.ndim else value.reshape(1)
     if value is None:
         return np.empty(0, request.dtype)
     # Not as numpy's text, which gives every name the room of the longest.

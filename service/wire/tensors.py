@@ -175,9 +175,9 @@ def write(
         Whether float32 data get all their digits: those that suffice may round to a neighbour by way of the
         float64 that JSON is read as.
     """
+    shapes = tuple([(name, array.dtype.char, array.shape) for name, array in arrays.items()])
     is_plain = binary.issuperset(arrays) and not said.keys() & _VARYING
-    if is_plain and all(array.dtype != BYTES for array in arrays.values()):
-        shapes = tuple([(name, array.dtype.char, array.shape) for name, array in arrays.items()])
+    if is_plain and BYTES.char not in [char for _, char, _ in shapes]:
         text, json_bytes = _remembered(tuple(said.items()), key, shapes)
         raws = [raw_of(array) for array in arrays.values()]
     else:
@@ -233,7 +233,7 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 def raw_of(array: NDArray[Any]) -> Any:
     """Lay an array out as the protocol sends it; one that lies so is not copied."""
-    if array.dtype == BYTES:
+    if array.dtype.char == BYTES.char:
         texts = [text.encode() for text in array.ravel().tolist()]
         return b"".join([part for text in texts for part in (_LENGTH.pack(len(text)), text)])
     if IS_LITTLE and array.flags.c_contiguous and array.dtype.isnative:

@@ -24,6 +24,7 @@ from service.wire.inference import (
     Inference,
     Wanted,
     answer_of,
+    asked_of,
     check_input,
     check_wanted,
     compose,
@@ -103,7 +104,7 @@ def decode(
     fields: dict[str, Any]
     if json_length == "0":
         head = head_of(model, version) if operation == "predict" else None
-        asked, fields = Asked(binary_default=True), {"features": _read_bare(body, head)}
+        asked, fields = Asked(all_binary=True), {"features": _read_bare(body, head)}
     else:
         json_bytes = _read_length(json_length, len(body))
         # Clients of raw tensors send the same JSON again and again, and all but the tensors depends on it alone.
@@ -210,7 +211,8 @@ def _read_json(text: bytes, operation: Operation, limits: Limits) -> _Said:
     options = read_options(operation, parameters)
     # The request's word holds where an output does not say: some servers forget it for listed outputs, the
     # protocol's text does not.
-    return _Said(inputs, Asked(options, _read_outputs(said), all_binary, _member(said, "id", str)))
+    wanted, request_id = _read_outputs(said), _member(said, "id", str)
+    return _Said(inputs, asked_of(options, wanted, all_binary=all_binary, request_id=request_id))
 
 
 _remembered = lru_cache(_REMEMBERED)(_read_json)

@@ -24,6 +24,7 @@ from service.wire.inference import (
     Inference,
     Wanted,
     answer_of,
+    asked_of,
     check_input,
     check_wanted,
     compose,
@@ -226,7 +227,7 @@ def _read(description: bytes, limits: Limits) -> _Said:
     texts = [(name, value) for name, value in options.items() if type(value) is str]
     options |= parse_query(operation, texts)
     wanted = _read_outputs(description, outputs)
-    asked = Asked(options, wanted, id=request_id or None)
+    asked = asked_of(options, wanted, all_binary=False, request_id=request_id or None)
     return _Said(operation, model, version or None, read, asked)
 
 

@@ -9,7 +9,7 @@ import pytest
 from service.errors import Invalid, NotFound, RequestError
 from service.types import HeadInfo, Output, ScoreResult
 from service.wire import inference
-from service.wire.inference import Asked, Inference, Wanted, answer_of, compose
+from service.wire.inference import Inference, Wanted, answer_of, asked_of, compose
 from service.wire.limits import Limits
 
 LIMITS = Limits(body_bytes=1 << 20, rows=1000, elements=10_000, json_depth=16)
@@ -24,7 +24,13 @@ def head_of(_model: str | None, _version: str | None) -> HeadInfo:
 
 def asked(tensors: Mapping[str, Any], model: str = "digits", **said: Any) -> Inference:
     operation = inference.operation_of(model, None)
-    return compose(operation, model, None, Asked(**said), tensors, limits=LIMITS, head_of=head_of)
+    told = asked_of(
+        said.get("options", {}),
+        said.get("wanted", {}),
+        all_binary=said.get("all_binary", False),
+        request_id=said.get("request_id"),
+    )
+    return compose(operation, model, None, told, tensors, limits=LIMITS, head_of=head_of)
 
 
 def answered(request: Inference, **outputs: Output) -> dict[str, Any]:
@@ -97,9 +103,9 @@ def test_what_is_raw_is_said_by_each_output_or_for_all() -> None:
     tensors = {"features": FEATURES}
     wanted = {"classes": Wanted(), "entropy": Wanted(binary=True), "logits": Wanted(binary=False)}
     assert asked(tensors, wanted=wanted).binary == {"entropy"}
-    assert asked(tensors, wanted=wanted, binary_default=True).binary == {"classes", "entropy"}
+    assert asked(tensors, wanted=wanted, all_binary=True).binary == {"classes", "entropy"}
     assert asked(tensors).binary == frozenset()
-    everything = asked(tensors, binary_default=True)
+    everything = asked(tensors, all_binary=True)
     assert everything.binary == set(everything.request.outputs)
 
 

@@ -1,5 +1,6 @@
 """What the V2 protocol tells of the server and its models."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -111,10 +112,10 @@ def test_a_configuration_without_an_axis_of_the_rows_keeps_all() -> None:
 
 def test_statistics_are_sums_over_the_requests() -> None:
     metrics = Metrics()
-    metrics.scored(("digits", "3"), 2, (0.001, 0.002, 0.004, 0.008))
-    metrics.scored(("digits", "3"), 5, (0.001, 0.002, 0.004, 0.008))
-    metrics.scored(("digits", "1"), 7, (0.001, 0, 0, 0))
-    metrics.scored(("loss", ""), 3, (0.001, 0, 0, 0))
+    metrics.scored(("digits", "3"), 2, (0.001, 0.002, 0.004, 0.008), time.monotonic())
+    metrics.scored(("digits", "3"), 5, (0.001, 0.002, 0.004, 0.008), time.monotonic())
+    metrics.scored(("digits", "1"), 7, (0.001, 0, 0, 0), time.monotonic())
+    metrics.scored(("loss", ""), 3, (0.001, 0, 0, 0), time.monotonic())
     metrics.failed(("digits", "3"), 0.5)
     metrics.batch("digits", "3", 7)
     (told,) = catalogue(metrics.values).statistics("digits", "3")["model_stats"]
