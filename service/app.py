@@ -151,7 +151,7 @@ def grpc_server(settings: Settings, scoring: Scoring, app: "Application", catalo
     except ModuleNotFoundError as error:
         message = f"grpc_port needs {error.name}, which is not there; install it by `pip install logitserve[cpu,grpc]`"
         raise StartError(message) from error
-    dialect = GrpcDialect(scoring, app.edge, catalogue, app.repository.describe)
+    dialect = GrpcDialect(scoring, app.edge, catalogue, app.rollout, app.repository.describe)
     return Server(
         dialect,
         app.edge,

@@ -7,7 +7,7 @@ scoring. Only its deadline, its status and its metadata are gRPC's own. What mes
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -23,14 +23,16 @@ from service.api.scoring import (
     Encoded,
     Scoring,
 )
+from service.api.security import Scope
 from service.api.transport import Begin, Edge, Route, Shortcut, conversed
 from service.errors import NotFound, StartError
 from service.outcomes import Deliver
+from service.rollout import Rollout
 from service.types import ScoreResult
 from service.wire import v2_grpc
 from service.wire.inference import Inference
 from service.wire.v2_grpc import Code
-from service.wire.v2_grpc_models import read_named, read_ready, write
+from service.wire.v2_grpc_models import read_change, read_named, read_ready, write
 from service.wire.v2_models import Catalogue
 from service.wire.v2_repository import index_of
 
@@ -63,6 +65,8 @@ LAST_MOMENT_S = 0.1
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+# Loads or unloads a model, or a version of it, within a deadline.
+Change: TypeAlias = Callable[[str, str | None, float], Awaitable[None]]
 # Makes a message of one.
 Tell: TypeAlias = Callable[[bytes], bytes]
 
@@ -71,8 +75,15 @@ class GrpcDialect:
     """The methods by their paths, each as the edge calls it; `describe` tells of all heads as `GET /models` does."""
 
     def __init__(
-        self, scoring: Scoring, edge: Edge, catalogue: Catalogue, describe: Callable[[], list[dict[str, Any]]]
+        self,
+        scoring: Scoring,
+        edge: Edge,
+        catalogue: Catalogue,
+        rollout: Rollout,
+        describe: Callable[[], list[dict[str, Any]]],
     ) -> None:
+        self._rollout = rollout
+        self._changes: set[asyncio.Task[None]] = set()
         self._scoring = scoring
         self._edge = edge
         self._catalogue = catalogue
@@ -89,11 +100,18 @@ class GrpcDialect:
             SERVICE + "ModelMetadata": self._model,
             SERVICE + "ModelConfig": self._config,
             SERVICE + "ModelStatistics": self._statistics,
-            SERVICE + "RepositoryIndex": self._index,
             HEALTH: self._health,
         }
         return {path: partial(_tell, tell) for path, tell in told.items()} | {
             SERVICE + "ModelInfer": self.infer
+        }
+
+    def guarded_methods(self) -> dict[str, Begin]:
+        """Give those that need the admin key."""
+        return {
+            SERVICE + "RepositoryIndex": partial(_tell, self._index),
+            SERVICE + "RepositoryModelLoad": partial(self._change, self._rollout.load, "Load"),
+            SERVICE + "RepositoryModelUnload": partial(self._change, self._rollout.unload, "Unload"),
         }
 
     def infer(self, exchange: Exchange, body: bytes, deliver: Deliver[Answer]) -> None:
@@ -126,6 +144,22 @@ class GrpcDialect:
     def _index(self, body: bytes) -> bytes:
         models = index_of(self._describe(), ready=read_ready(body))
         return write("RepositoryIndexResponse", {"models": models})
+
+    def _change(
+        self, change: Change, name: str, exchange: Exchange, body: bytes, deliver: Deliver[Answer]
+    ) -> None:
+        async def changed() -> None:
+            outcome: Answer | Exception
+            try:
+                await change(read_change(body), None, exchange.deadline_s)
+                outcome = Answer(write(f"RepositoryModel{name}Response", {}), "", Code.OK)
+            except Exception as error:  # noqa: BLE001 - it is the outcome
+                outcome = error
+            deliver(outcome)
+
+        task = asyncio.ensure_future(changed())
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
 
     def _health(self, body: bytes) -> bytes:
         asked = read_named(body).model
@@ -196,6 +230,9 @@ class _Handlers(grpc.GenericRpcHandler):
             path: grpc.unary_unary_rpc_method_handler(partial(_answer, _shortcut(edge, path, begin)))
             for path, begin in dialect.methods().items()
         }
+        for path, begin in dialect.guarded_methods().items():
+            guarded = _shortcut(edge, path, begin, scope="admin")
+            self._known[path] = grpc.unary_unary_rpc_method_handler(partial(_answer, guarded))
         stream = partial(_stream, _shortcut(edge, STREAM, dialect.infer), self._leaving)
         self._known[STREAM] = grpc.stream_stream_rpc_method_handler(stream)
         # A stream, since it is not known what kind of call it is.
@@ -265,9 +302,10 @@ async def _refuse(shortcut: Shortcut, _requests: AsyncIterator[bytes], context: 
     await _answer(shortcut, b"", context)
 
 
-def _shortcut(edge: Edge, path: str, begin: Begin) -> Shortcut:
+def _shortcut(edge: Edge, path: str, begin: Begin, scope: Scope = "open") -> Shortcut:
     label = path if path is UNMATCHED else f"grpc:{path.rpartition('/')[2]}"
-    return edge.shortcut(Route(METHOD, label, label, conversed(begin), error_body=v2_grpc.error_body), begin)
+    route = Route(METHOD, label, label, conversed(begin), error_body=v2_grpc.error_body, scope=scope)
+    return edge.shortcut(route, begin)
 
 
 def _headers(context: Context) -> list[tuple[bytes, bytes]]:

@@ -223,7 +223,7 @@ def _read(description: bytes, limits: Limits) -> _Said:
             request_id = read_text(description, field)
     operation = operation_of(model, version or None)
     read = tuple(_read_inputs(operation, description, inputs, limits))
-    options = read_options(operation, dict(_read_parameters(description, parameters)))
+    options = read_options(operation, dict(read_parameters(description, parameters)))
     texts = [(name, value) for name, value in options.items() if type(value) is str]
     options |= parse_query(operation, texts)
     wanted = _read_outputs(description, outputs)
@@ -282,13 +282,14 @@ def _read_outputs(description: bytes, fields: Iterable[Field]) -> dict[str, Want
                 name = read_text(description, member)
             elif member.key == _OUTPUT_PARAMETER:
                 parameters.append(member)
-        wanted = read_wanted(dict(_read_parameters(description, parameters)), place)
+        wanted = read_wanted(dict(read_parameters(description, parameters)), place)
         check_wanted(name, wanted, asked, place)
         asked[name] = wanted
     return asked
 
 
-def _read_parameters(description: bytes, fields: Iterable[Field]) -> Iterator[tuple[str, Any]]:
+def read_parameters(description: bytes, fields: Iterable[Field]) -> Iterator[tuple[str, Any]]:
+    """Read the entries of a map of parameters, each with its name."""
     for field in fields:
         name = ""
         value: Any = None

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from service.wire import protobuf
 from service.wire.protobuf import LENGTH, VARINT, key_of
-from service.wire.v2_grpc import TENSOR
+from service.wire.v2_grpc import TENSOR, read_parameters
+from service.wire.v2_repository import check_parameters
 
 DATA_TYPES = {"TYPE_INT64": 9, "TYPE_FP32": 11, "TYPE_FP64": 12}
 KINDS = {"KIND_GPU": 1, "KIND_CPU": 2}
@@ -64,10 +65,13 @@ RESPONSES: dict[str, protobuf.Schema] = {
     "ModelConfigResponse": {"config": (1, CONFIG)},
     "ModelStatisticsResponse": {"model_stats": (1, STATISTICS)},
     "RepositoryIndexResponse": {"models": (1, {"name": 1, "version": 2, "state": 3, "reason": 4})},
+    "RepositoryModelLoadResponse": {},
+    "RepositoryModelUnloadResponse": {},
     "HealthCheckResponse": {"status": (1, {"SERVING": 1, "NOT_SERVING": 2})},
 }
 
 _FIRST, _SECOND, _READY = key_of(1, LENGTH), key_of(2, LENGTH), key_of(2, VARINT)
+_CHANGE_PARAMETER = key_of(3, LENGTH)
 
 
 class Named(NamedTuple):
@@ -97,6 +101,23 @@ def read_ready(body: bytes) -> bool:
     """Read of a RepositoryIndexRequest whether it asks for models that are ready only; raises as `read_named`."""
     fields = protobuf.read_fields(body, 0, len(body))
     return any(protobuf.read_integer(body, field) for field in fields if field.key == _READY)
+
+
+def read_change(body: bytes) -> str:
+    """Read of a request to load or unload which model is meant.
+
+    Raises
+    ------
+    Malformed
+        `malformed_protobuf`
+    Invalid
+        `unknown_field`: a parameter that would change what is loaded.
+    """
+    fields = list(protobuf.read_fields(body, 0, len(body)))
+    parameters = [field for field in fields if field.key == _CHANGE_PARAMETER]
+    check_parameters(name for name, _ in read_parameters(body, parameters))
+    names = [protobuf.read_text(body, field) for field in fields if field.key == _SECOND]
+    return names[-1] if names else ""
 
 
 def write(response: str, told: dict[str, Any]) -> bytes:

@@ -63,7 +63,12 @@ def check_change(body: bytes, limits: Limits) -> None:
     parameters = _read(body, limits).get("parameters", {})
     if type(parameters) is not dict:
         raise Invalid("option_type", f"expected an object, got {name_of(parameters)}", path="parameters")
-    for name in parameters:
+    check_parameters(parameters)
+
+
+def check_parameters(names: Iterable[str]) -> None:
+    """Refuse a parameter that would change what is loaded; raises as `check_change`."""
+    for name in names:
         if name not in _IGNORED:
             message = (
                 f"expected no parameter, got {name[:40]!r}: a model is loaded as it lies in the repository, "

@@ -262,18 +262,49 @@ async def test_metadata_configuration_and_statistics_are_those_of_http(service: 
     assert len((await triton.get_inference_statistics()).model_stats) == 3
 
 
-async def test_the_index_lists_the_heads(service: Service) -> None:
-    for only_ready in (False, True):
-        request = service_pb2.RepositoryIndexRequest(ready=only_ready).SerializeToString()
-        answer = await service.channel.unary_unary(SERVICE + "RepositoryIndex")(request)
-        (model,) = service_pb2.RepositoryIndexResponse.FromString(answer).models
-        assert (model.name, model.version, model.state) == ("digits", "1", "READY")
+KEY = {"authorization": "Bearer change-me"}
+
+
+async def test_models_are_listed_unloaded_and_loaded_by_whoever_has_the_key(serving: Serving) -> None:
+    async with serving(admin_key="change-me") as service:
+        triton = service.triton
+
+        async def states(*, ready: bool = False) -> list[tuple[str, str, str]]:
+            request = service_pb2.RepositoryIndexRequest(ready=ready).SerializeToString()
+            call = service.channel.unary_unary(SERVICE + "RepositoryIndex")
+            answer = await call(request, metadata=tuple(KEY.items()))
+            models = service_pb2.RepositoryIndexResponse.FromString(answer).models
+            return [(model.name, model.version, model.state) for model in models]
+
+        assert await states() == [("digits", "1", "READY")]
+        await triton.unload_model("digits", headers=KEY)
+        assert await states() == [("digits", "1", "UNAVAILABLE")]
+        assert await states(ready=True) == []
+        assert (await refused(triton.infer("digits", [tensor("features", FEATURES)])))[0] == "UNAVAILABLE"
+        await triton.load_model("digits", headers=KEY)
+        assert await states(ready=True) == [("digits", "1", "READY")]
+        assert await triton.is_model_ready("digits")
+        code, message = await refused(triton.load_model("cats", headers=KEY))
+        assert (code, "'cats'" in message) == ("NOT_FOUND", True)
+        code, message = await refused(triton.load_model("digits", config="{}", headers=KEY))
+        assert (code, "expected no parameter, got 'config'" in message) == ("INVALID_ARGUMENT", True)
+
+
+async def test_nobody_loads_or_lists_models_without_the_key(serving: Serving) -> None:
+    async with serving(admin_key="change-me") as service:
+        for headers in (None, {"authorization": "Bearer wrong"}):
+            for call in (service.triton.load_model, service.triton.unload_model):
+                assert (await refused(call("digits", headers=headers)))[0] == "UNAUTHENTICATED"
+            index = service.triton.get_model_repository_index(headers=headers)
+            assert (await refused(index))[0] == "UNAUTHENTICATED"
+        assert await service.triton.is_model_ready("digits")
+    async with serving() as service:
+        code, message = await refused(service.triton.unload_model("digits", headers=KEY))
+        assert (code, "LOGITSERVE_ADMIN_KEY" in message) == ("PERMISSION_DENIED", True)
 
 
 async def test_a_method_that_is_not_served_is_said_to_be_so(service: Service) -> None:
     for call in (
-        service.triton.load_model("digits"),
-        service.triton.unload_model("digits"),
         service.triton.get_system_shared_memory_status(),
         service.triton.get_trace_settings(),
     ):
@@ -283,7 +314,7 @@ async def test_a_method_that_is_not_served_is_said_to_be_so(service: Service) ->
             "this method is not served here; docs/protocols.md lists those that are",
         )
     counts = await service.counts("logitserve_requests")
-    assert counts["unmatched", "gRPC", "UNIMPLEMENTED"] == 4
+    assert counts["unmatched", "gRPC", "UNIMPLEMENTED"] == 2
 
 
 # Mistakes and limits

@@ -8,11 +8,11 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from service.errors import Malformed
+from service.errors import Invalid, Malformed
 from service.types import HeadInfo
 from service.wire import v2_grpc, v2_grpc_models
 from service.wire.protobuf import Schema
-from service.wire.v2_grpc_models import RESPONSES, read_named, read_ready, write
+from service.wire.v2_grpc_models import RESPONSES, read_change, read_named, read_ready, write
 from service.wire.v2_models import Catalogue, Values
 
 # Of gRPC's own health protocol, which Triton's client does not speak.
@@ -133,3 +133,17 @@ def test_what_is_named_is_read() -> None:
 def test_an_index_may_be_of_what_is_ready(ready: bool) -> None:  # noqa: FBT001
     asked = service_pb2.RepositoryIndexRequest(repository_name="models", ready=ready)
     assert read_ready(asked.SerializeToString()) is ready
+
+
+@pytest.mark.parametrize(
+    "message", [service_pb2.RepositoryModelLoadRequest, service_pb2.RepositoryModelUnloadRequest]
+)
+def test_a_change_names_its_model_and_brings_nothing(message: Any) -> None:
+    asked = message(repository_name="models", model_name="d\u00efgits")
+    assert read_change(asked.SerializeToString()) == "d\u00efgits"
+    assert read_change(b"") == ""
+    asked.parameters["unload_dependents"].bool_param = True
+    assert read_change(asked.SerializeToString()) == "d\u00efgits"
+    asked.parameters["file:1/model.onnx"].bytes_param = b"x"
+    with pytest.raises(Invalid, match="file:1"):
+        read_change(asked.SerializeToString())
