@@ -7,7 +7,7 @@ EXTRAS ?=
 IMAGE ?= logitserve
 ARGS ?=
 
-.PHONY: help setup serve test lint format models-check accuracy bench bench-peers bench-gpu conformance-peers image locks clean
+.PHONY: help setup serve test conformance lint format models-check accuracy bench bench-peers bench-gpu conformance-peers image locks clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -20,11 +20,23 @@ serve: $(VENV)/.serve ## serve the shipped heads on http://127.0.0.1:8000 (ARGS=
 test: $(VENV)/.dev ## all tests, with branch coverage
 	@$(BIN)/pytest -n 2 --dist loadscope --cov --cov-report=term $(ARGS)
 
+conformance: .venv-conformance/.ready ## foreign clients as they come, in an environment of their own: Triton's, KServe's, MLflow's
+	@.ci/get-perf-analyzer .perf-analyzer >/dev/null || echo "perf_analyzer cannot be had here: its tests are left out"
+	@.venv-conformance/bin/python -m pytest tests/conformance $(ARGS)
+
+.venv-conformance/.ready: requirements/conformance.lock requirements/build.lock pyproject.toml
+	@echo "installing foreign clients into .venv-conformance (once, some 700 MB)"
+	@$(PYTHON) -m venv .venv-conformance
+	@.venv-conformance/bin/python -m pip install -q --require-hashes -r requirements/build.lock
+	@.venv-conformance/bin/python -m pip install -q --require-hashes -r requirements/conformance.lock
+	@.venv-conformance/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
 lint: $(VENV)/.dev ## style, strict types, shell scripts, Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/shellcheck .ci/run .ci/first-run
+	@$(BIN)/shellcheck .ci/run .ci/first-run .ci/get-perf-analyzer
 	@$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/.dev ## put the code into the house's form
@@ -60,6 +72,7 @@ locks: | $(BIN)/uv ## resolve the locks again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/build.in -o requirements/build.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/grpc.in -c requirements/cpu.lock -o requirements/grpc.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/build.in --extra cpu --extra grpc --extra plot --group dev -c requirements/cpu.lock --override requirements/override.in -o requirements/dev.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/conformance.in --extra cpu --extra grpc -o requirements/conformance.lock
 
 $(BIN)/uv:
 	@$(MAKE) setup

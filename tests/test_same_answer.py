@@ -2,12 +2,14 @@
 
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import httpx
 import numpy as np
 import orjson
 import pytest
+import tritonclient.grpc.aio
 from conftest import MODELS, connected
 from numpy.typing import NDArray
 
@@ -22,13 +24,15 @@ pytestmark = pytest.mark.anyio
 Arrays = dict[str, NDArray[Any]]
 Ask = Callable[[httpx.AsyncClient, NDArray[np.float32], NDArray[np.int64]], Awaitable[Arrays]]
 
+GRPC_ADDRESS: ContextVar[str] = ContextVar("GRPC_ADDRESS")
+
 NAMES = ["probabilities", "log_probabilities", "logits", "classes", "losses"]
 KINDS = {name: np.int64 if name == "classes" else np.float32 for name in NAMES}
 
 
 @pytest.fixture
 async def app() -> AsyncIterator[Application]:
-    app = create_app(Settings(models=MODELS, vertex_predict_route="/vertex"))
+    app = create_app(Settings(models=MODELS, vertex_predict_route="/vertex", grpc_port=0))
     async with app.router.lifespan_context(app):
         yield app
 
@@ -111,6 +115,18 @@ async def v1_columns(client: httpx.AsyncClient, features: Any, labels: Any) -> A
     return read((await ask_json(client, "/v1/models/digits:predict", body))["outputs"])
 
 
+async def v2_grpc(client: httpx.AsyncClient, features: Any, labels: Any) -> Arrays:
+    del client  # gRPC has a port of its own
+    inputs = []
+    for name, array, datatype in (("features", features, "FP32"), ("labels", labels, "INT64")):
+        inputs.append(tritonclient.grpc.InferInput(name, list(array.shape), datatype))
+        inputs[-1].set_data_from_numpy(array)
+    outputs = [tritonclient.grpc.InferRequestedOutput(name) for name in NAMES]
+    async with tritonclient.grpc.aio.InferenceServerClient(GRPC_ADDRESS.get()) as triton:
+        answer = await triton.infer("digits", inputs, outputs=outputs)
+    return {name: answer.as_numpy(name) for name in NAMES}
+
+
 def read(told: dict[str, Any]) -> Arrays:
     return {name: np.asarray(told[name], KINDS[name]) for name in NAMES}
 
@@ -121,6 +137,7 @@ DIALECTS: dict[str, Ask] = {
     "Python client": python_client,
     "V2 JSON": v2_of(binary=False),
     "V2 binary": v2_of(binary=True),
+    "V2 gRPC": v2_grpc,
     "TensorFlow Serving rows": rows_of("/v1/models/digits:predict"),
     "TensorFlow Serving columns": v1_columns,
     "Vertex AI": rows_of("/vertex"),
@@ -141,6 +158,8 @@ async def test_every_dialect_gives_the_bits_of_the_core(
     request = ScoreRequest(
         "predict", features, 1, head.dtype, tuple(NAMES), labels=Labels(labels, "index"), head=head
     )
+    assert app.grpc is not None
+    GRPC_ADDRESS.set(app.grpc.address)
     expected = (await app.scorer.score(request)).outputs
     found = await DIALECTS[dialect](client, features, labels)
     assert set(found) >= set(NAMES[:4])

@@ -1,5 +1,6 @@
 """One real service for all foreign clients, and what it is to answer."""
 
+import socket
 from collections.abc import Iterator
 from typing import cast
 
@@ -14,13 +15,19 @@ from service.numeric.softmax import softmax
 FEATURES = (np.arange(128) % 17).reshape(2, 64).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    with running_service() as running:
+@pytest.fixture(scope="session")
+def grpc_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture(scope="session")
+def running(grpc_address: str) -> Iterator[Running]:
+    with running_service(f"--grpc-port={grpc_address.rpartition(':')[2]}") as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def logits() -> NDArray[np.float32]:
     """What the head makes of `FEATURES`, without a server."""
     repository = Repository(MODELS, provider="cpu")
@@ -29,6 +36,6 @@ def logits() -> NDArray[np.float32]:
     return cast("NDArray[np.float32]", made)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return cast("NDArray[np.float32]", softmax(logits))

@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 from conftest import Running
-from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from numpy.typing import NDArray
 
 FEATURES = (np.arange(128) % 17).reshape(2, 64).astype(np.float32)
@@ -56,6 +56,26 @@ def test_v2_to_the_last_bit(
     np.testing.assert_array_equal(found["probabilities"], probabilities, strict=True)
     np.testing.assert_array_equal(found["logits"], logits, strict=True)
     np.testing.assert_array_equal(found["classes"], logits.argmax(-1))
+
+
+def test_grpc_to_the_last_bit(
+    running: Running, grpc_address: str, logits: NDArray[np.float32], probabilities: NDArray[np.float32]
+) -> None:
+    del running  # it only has to be there
+
+    async def ask() -> Any:
+        client = InferenceGRPCClient(grpc_address)
+        try:
+            assert await client.is_server_live()
+            assert await client.is_server_ready()
+            assert await client.is_model_ready("digits")
+            return await client.infer(asked(FEATURES, binary=True))
+        finally:
+            await client.close()
+
+    found = {output.name: output.as_numpy() for output in asyncio.run(ask()).outputs}
+    np.testing.assert_array_equal(found["probabilities"], probabilities, strict=True)
+    np.testing.assert_array_equal(found["logits"], logits, strict=True)
 
 
 def test_v1_to_the_last_digit(running: Running, probabilities: NDArray[np.float32]) -> None:

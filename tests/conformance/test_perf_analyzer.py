@@ -14,8 +14,21 @@ PERF_ANALYZER = Path(
 )
 
 
-def profile(running: Running, model: str, *arguments: str) -> str:
-    command = [str(PERF_ANALYZER), "-m", model, "-u", f"127.0.0.1:{running.port}", "-b", "4"]
+pytestmark = pytest.mark.skipif(
+    not PERF_ANALYZER.exists(),
+    reason="Triton's load tester comes by .ci/get-perf-analyzer, on Debian as root",
+)
+
+
+@pytest.fixture(params=["http", "grpc"])
+def spoken(request: pytest.FixtureRequest, running: Running, grpc_address: str) -> tuple[str, ...]:
+    """A transport, and where it is answered."""
+    address = grpc_address if request.param == "grpc" else f"127.0.0.1:{running.port}"
+    return ("-i", request.param, "-u", address)
+
+
+def profile(spoken: tuple[str, ...], model: str, *arguments: str) -> str:
+    command = [str(PERF_ANALYZER), "-m", model, *spoken, "-b", "4"]
     command += ["--measurement-interval", "500", "--stability-percentage", "50", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -27,8 +40,8 @@ def counts(told: str, name: str) -> list[int]:
 
 
 @pytest.mark.parametrize(("model", "arguments"), [("digits", ()), ("softmax", ("--shape", "logits:10"))])
-def test_a_full_profile_over_http(running: Running, model: str, arguments: tuple[str, ...]) -> None:
-    told = profile(running, model, "-i", "http", "--concurrency-range", "1:3:2", *arguments)
+def test_a_full_profile(spoken: tuple[str, ...], model: str, arguments: tuple[str, ...]) -> None:
+    told = profile(spoken, model, "--concurrency-range", "1:3:2", *arguments)
     sent, answered = counts(told, "Request count"), counts(told, "Successful request count")
     assert len(sent) == 2, told
     assert min(sent) > 50, told
@@ -38,7 +51,7 @@ def test_a_full_profile_over_http(running: Running, model: str, arguments: tuple
     assert "compute infer" in told
 
 
-def test_a_rate_instead_of_a_concurrency(running: Running) -> None:
-    told = profile(running, "digits", "-i", "http", "--request-rate-range", "200")
+def test_a_rate_instead_of_a_concurrency(spoken: tuple[str, ...]) -> None:
+    told = profile(spoken, "digits", "--request-rate-range", "200")
     (throughput,) = re.findall(r"Throughput: ([\d.]+) infer/sec", told)
     np.testing.assert_allclose(float(throughput), 4 * 200, rtol=0.1)
