@@ -30,6 +30,6 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('LOGITSERVE_PORT', '8000') + '/health/ready', timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as r; e = os.environ.get; p = e('LOGITSERVE_PORT') or e('AIP_HTTP_PORT') or e('SAGEMAKER_BIND_TO_PORT') or ('8080' if os.path.exists('/opt/ml/model') else '8000'); r.urlopen('http://127.0.0.1:' + p + '/health/ready', timeout=2)"]
 ENTRYPOINT ["logitserve"]
 CMD ["serve"]
