@@ -12,6 +12,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     settings    every setting, with its reason
     sources     where settings come from; the only reader of the environment
     numeric     softmax, cross-entropy and their relatives, exact to the last bit
+    rules       what decisions go by, as data
     wire        bytes -> ScoreRequest and ScoreResult -> bytes; pure
     heads       models: their files, sessions and versions
     finishing   logits and labels -> outputs

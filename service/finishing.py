@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.errors import MAX_OFFENCES, Invalid, Offence
 from service.heads.handle import Head
-from service.numeric import losses, softmax
+from service.numeric import decisions, losses, softmax
 from service.types import FloatArray, Labels, Output, ScoreRequest
 
 
@@ -105,6 +105,38 @@ class _Finish:
         request = self.request
         return self._head.contributions(request.values, self.classes, request.top_contributions)
 
+    @cached_property
+    def adjusted(self) -> NDArray[np.float64]:
+        """The probabilities that a decision goes by; zeros where the mask leaves nothing of a row."""
+        assert self.request.decision is not None  # noqa: S101 - assemble refuses these outputs without one
+        exact = softmax.normalise(
+            cast("FloatArray", self.logits.astype(np.float64)),
+            self.request.axis,
+            self.request.temperature,
+            with_logarithms=True,
+            with_others=False,
+        )
+        logarithms = cast("NDArray[np.float64]", exact.log_probabilities())
+        moved = decisions.adjusted_logits(logarithms, self.request.decision)
+        empty = np.isneginf(moved).all(axis=-1, keepdims=True)
+        adjusted = np.asarray(softmax.softmax(np.where(empty, 0.0, moved)), np.float64)
+        return np.where(empty, 0.0, adjusted)
+
+    @cached_property
+    def decided(self) -> decisions.Decided:
+        assert self.request.decision is not None  # noqa: S101 - as above
+        return decisions.decide(self.adjusted, self.request.decision)
+
+    def decided_names(self) -> Output:
+        """Name what was decided on; nobody's name is empty."""
+        names = np.asarray([*(self.request.class_names or ()), ""], np.object_)
+        found: Output = (
+            names[self.decided.classes].tolist()
+            if self.decided.classes.ndim
+            else names[int(self.decided.classes)]
+        )
+        return found
+
     def names(self, classes: NDArray[np.int64]) -> Output:
         return names_of(self.request, classes)
 
@@ -142,4 +174,8 @@ OUTPUTS: dict[str, Callable[[_Finish], Output]] = {
     "brier": lambda f: losses.brier(f.normalised, f.labels),
     "gradient": lambda f: f.gradient,
     "logits": lambda f: f.raw_logits,
+    "decisions": lambda f: f.decided.classes,
+    "decided_names": lambda f: f.decided_names(),
+    "expected_costs": lambda f: cast("NDArray[np.float64]", f.decided.expected_costs).astype(f.request.dtype),
+    "adjusted_probabilities": lambda f: f.adjusted.astype(f.request.dtype),
 }

@@ -6,7 +6,7 @@ takes 2 µs longer to make. A `ScoreRequest` is made by `wire.fields.assemble`, 
 it need not look again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -24,13 +24,57 @@ Reduction: TypeAlias = Literal["mean", "sum", "none", "sum_over_batch_size", "me
 Output: TypeAlias = NDArray[np.generic] | float | int | str | list["Output"] | None
 
 
+class Abstention(NamedTuple):
+    """When to leave a row to somebody else; what is None is no reason.
+
+    Parameters
+    ----------
+    below : float or None
+        Where the probability of the class is less.
+    margin : float or None
+        Where it is less than so much above that of the next best.
+    entropy_above : float or None
+        Where the entropy of the row, in nats, is more.
+    cost : float or None
+        Where the expected cost is more, which is what asking costs.
+    """
+
+    below: float | None = None
+    margin: float | None = None
+    entropy_above: float | None = None
+    cost: float | None = None
+
+
+class Decision(NamedTuple):
+    """What a decision goes by, for C classes; what is None is not looked at.
+
+    Parameters
+    ----------
+    masked : bool array [C] or None
+        Classes that are never decided on; their probability goes to the others in proportion.
+    prior_ratio : float64 array [C] or None
+        Of each class, its share where the head is used over its share where it was fitted; positive.
+    costs : float64 array [C, C] or None
+        What it costs to decide on the class of a column where that of a row is true.
+    thresholds : float64 array [C] or None
+        The least probability with which each class is decided on.
+    abstention : Abstention
+    """
+
+    masked: NDArray[np.bool_] | None = None
+    prior_ratio: NDArray[np.float64] | None = None
+    costs: NDArray[np.float64] | None = None
+    thresholds: NDArray[np.float64] | None = None
+    abstention: Abstention = Abstention()
+
+
 @dataclass(frozen=True, slots=True)
 class HeadInfo:
     """What is known of one loaded version of a head.
 
     `num_features` and `num_classes` are the lengths of the last axes of features `[…, num_features]` and
     logits `[…, num_classes]`; `dtype` is what the head computes in; `digest` is the sha256 over `model.onnx`
-    and the canonical `head.json`.
+    and the canonical `head.json`. `decision` is what its `head.json` says of decisions.
     """
 
     model: str
@@ -41,6 +85,7 @@ class HeadInfo:
     class_names: tuple[str, ...] | None
     digest: str
     provider: str
+    decision: Decision | None = field(default=None, compare=False)  # arrays have no equality of one word
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +134,8 @@ class ScoreRequest(NamedTuple):
         Names of all classes, in order: the request's own, or the head's.
     head : HeadInfo or None
         The exact version that "predict" asks for.
+    decision : Decision or None
+        What decisions go by: the request's own rules, or the head's.
     """
 
     operation: Operation
@@ -102,6 +149,7 @@ class ScoreRequest(NamedTuple):
     labels: Labels | None = None
     head: HeadInfo | None = None
     top_contributions: int = 10
+    decision: Decision | None = None
 
 
 class ScoreResult(NamedTuple):

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "outcomes", "quota", "agreement", "instruments"),
     ("metrics", "types"),
     ("settings", "numeric"),
-    ("sources",),
+    ("sources", "rules"),
     ("wire", "heads"),
     ("finishing",),
     ("scorer", "rollout"),

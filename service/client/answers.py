@@ -68,6 +68,10 @@ class Answer(Mapping[str, Any]):
         How many examples counted.
     top_classes, top_probabilities : int64 array and float array, with top_k in place of the class axis
     predicted_names, top_names : str array, in the shapes of classes and top_classes
+    decisions, decided_names : int64 array and str array, in the shape of classes
+        -1 and an empty name where none was decided on.
+    expected_costs : float array, one per example
+    adjusted_probabilities : float array, in the shape of the probabilities
     contributions : dict of `features` (int64 array) and `values` (float array), [..., top_contributions]
     outputs : mapping
         All of the above that came, by name, and whatever else did.
@@ -102,6 +106,10 @@ class Answer(Mapping[str, Any]):
     top_probabilities = _Output[FloatArray]()
     predicted_names = _Output[NDArray[np.str_]]()
     top_names = _Output[NDArray[np.str_]]()
+    decisions = _Output[IndexArray]()
+    decided_names = _Output[NDArray[np.str_]]()
+    expected_costs = _Output[FloatArray]()
+    adjusted_probabilities = _Output[FloatArray]()
     contributions = _Output[dict[str, NDArray[Any]]]()
 
     def __getitem__(self, name: str) -> Any:

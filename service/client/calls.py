@@ -63,6 +63,7 @@ class PredictOptions(LossOptions, total=False):
     model: str
     version: str
     top_contributions: int
+    decision: Mapping[str, Any]
 
 
 class Calls(ABC, Generic[HttpT, TransportT]):

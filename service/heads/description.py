@@ -78,7 +78,12 @@ class HeadDescription(_Strict):
         Field(description="What the head computes in, as its graph must say too."),
     ] = None
     calibration: Annotated[NotYet, Field(description="Reserved; null.")] = None
-    decision: Annotated[NotYet, Field(description="Reserved; null.")] = None
+    decision: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="What decisions go by: mask, priors, costs or thresholds, abstain; as a request to predict has it."
+        ),
+    ] = None
     golden: Annotated[
         Golden | None,
         Field(

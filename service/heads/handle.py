@@ -16,7 +16,8 @@ from service.heads.description import Golden, HeadDescription, digest_of, parse
 from service.heads.engine import Engine, Provider
 from service.heads.graphs import Linear, read_linear
 from service.heads.storage import StoredVersion
-from service.types import FloatArray, FloatType, HeadInfo, IndexArray
+from service.rules import read_decision
+from service.types import Decision, FloatArray, FloatType, HeadInfo, IndexArray
 
 # How far a golden logit may lie from what head.json says, relative to max(1, |logit|): room for another
 # order of summation, none for another weight.
@@ -165,6 +166,7 @@ def open_head(stored: StoredVersion, files: Files, *, provider: Provider, thread
         class_names=description.class_names,
         digest=files.digest,
         provider=engine.provider,
+        decision=_decision_of(description, engine.num_classes),
     )
     return Head(info, description, engine, files.model)
 
@@ -187,6 +189,15 @@ def _check(description: HeadDescription, engine: Engine) -> None:
         raise ModelError(
             f"head.json says dtype {description.dtype}, but the model computes in {engine.dtype}"
         )
+
+
+def _decision_of(description: HeadDescription, num_classes: int) -> Decision | None:
+    if description.decision is None:
+        return None
+    try:
+        return read_decision(description.decision, num_classes, description.class_names)
+    except Invalid as error:
+        raise ModelError(f"head.json: {error.detail}") from error
 
 
 def _self_test(golden: Golden, engine: Engine) -> None:

@@ -10,54 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.types import Abstention, Decision
+
 Floats = NDArray[np.float64]
 
 # The decision not to decide.
 ABSTAINED = -1
-
-
-class Abstention(NamedTuple):
-    """When to leave a row to somebody else; what is None is no reason.
-
-    Parameters
-    ----------
-    below : float or None
-        Where the probability of the class is less.
-    margin : float or None
-        Where it is less than so much above that of the next best.
-    entropy_above : float or None
-        Where the entropy of the row, in nats, is more.
-    cost : float or None
-        Where the expected cost is more, which is what asking costs.
-    """
-
-    below: float | None = None
-    margin: float | None = None
-    entropy_above: float | None = None
-    cost: float | None = None
-
-
-class Decision(NamedTuple):
-    """What a decision goes by, for C classes; what is None is not looked at.
-
-    Parameters
-    ----------
-    masked : bool array [C] or None
-        Classes that are never decided on; their probability goes to the others in proportion.
-    prior_ratio : float64 array [C] or None
-        Of each class, its share where the head is used over its share where it was fitted; positive.
-    costs : float64 array [C, C] or None
-        What it costs to decide on the class of a column where that of a row is true.
-    thresholds : float64 array [C] or None
-        The least probability with which each class is decided on.
-    abstention : Abstention
-    """
-
-    masked: NDArray[np.bool_] | None = None
-    prior_ratio: Floats | None = None
-    costs: Floats | None = None
-    thresholds: Floats | None = None
-    abstention: Abstention = Abstention()
 
 
 class Decided(NamedTuple):

@@ -15,12 +15,19 @@ from numpy.typing import NDArray
 
 from service.errors import Invalid
 from service.numeric import checks
+from service.rules import read_decision
 from service.types import FloatArray, FloatType, HeadInfo, Operation, ScoreRequest
 from service.wire import nested
 from service.wire.labels import Scale, read_labels, read_numbers
 from service.wire.limits import Limits, check_elements, check_rows
 from service.wire.options import TENSORS, Options, check_names, read_options
-from service.wire.outputs import NEED_CLASS_NAMES, check_outputs, choose_outputs
+from service.wire.outputs import (
+    NEED_CLASS_NAMES,
+    NEED_DECISION,
+    check_outputs,
+    choose_outputs,
+    with_decision,
+)
 
 HeadOf: TypeAlias = Callable[[str | None, str | None], HeadInfo]
 
@@ -72,6 +79,12 @@ def assemble(
     outputs = plan.outputs if class_names is None else plan.named_outputs
     if outputs is None:  # which says what is wrong
         outputs = choose_outputs(operation, options, labelled=labelled, named=False)
+    decision = None
+    if head is not None and (head.decision is not None or options.decision is not None or not plan.is_plain):
+        decision = head.decision
+        if options.decision is not None:
+            decision = read_decision(options.decision, head.num_classes, class_names)
+        outputs = with_decision(outputs, decision, options, named=class_names is not None)
     if head is None:
         values, scale = _read_logits(fields["logits"], options, limits)
     else:
@@ -89,6 +102,7 @@ def assemble(
         head,
         # A head of fewer features has fewer contributions, not an error: the default is not the caller's.
         min(options.top_contributions, head.num_features if head else 10),
+        decision,
     )
 
 
@@ -96,12 +110,14 @@ class _Plan(NamedTuple):
     """What the names of the fields and the options say, checked as far as it goes without tensors.
 
     `outputs` are answered where no class names are known, None where they need some; `named_outputs` where they are.
+    `is_plain` says that none of them is made by a decision.
     """
 
     options: Options
     labelled: bool
     outputs: tuple[str, ...] | None
     named_outputs: tuple[str, ...]
+    is_plain: bool
 
 
 def _plan_of(operation: Operation, fields: Mapping[str, Any], named: tuple[str, str | None] | None) -> _Plan:
@@ -130,7 +146,7 @@ def _plan(operation: Operation, fields: Mapping[str, Any], named: tuple[str, str
     outputs = None
     if not asks_for_names:
         outputs = choose_outputs(operation, options, labelled=labelled, named=False)
-    return _Plan(options, labelled, outputs, named_outputs)
+    return _Plan(options, labelled, outputs, named_outputs, NEED_DECISION.isdisjoint(named_outputs))
 
 
 @lru_cache(REMEMBERED)

@@ -23,8 +23,8 @@ from service.wire.options import ARRAY, FIELDS, REQUIRED, TENSOR, check_names, p
 # One door to this dialect, `accepted` included.
 __all__ = ["accepted", "decode", "decode_result", "encode", "encode_json", "encode_request"]
 
-INTEGER_OUTPUTS = {"classes", "top_classes", "count", "contributions.features"}
-TEXT_OUTPUTS = {"predicted_names", "top_names", "model", "version"}
+INTEGER_OUTPUTS = {"classes", "decisions", "top_classes", "count", "contributions.features"}
+TEXT_OUTPUTS = {"predicted_names", "decided_names", "top_names", "model", "version"}
 
 _CONTRIBUTIONS = {"contributions.features": "features", "contributions.values": "values"}
 

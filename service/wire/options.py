@@ -39,6 +39,7 @@ class Options:
     model: str | None = None
     version: str | None = None
     top_contributions: int = 10
+    decision: Mapping[str, Any] | None = None
 
 
 class Kind(NamedTuple):
@@ -83,6 +84,12 @@ def _strings(value: Any) -> tuple[str, ...]:
     if type(value) is not list or not set(map(type, value)) <= {str}:
         raise _Mismatch
     return tuple(value)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise _Mismatch
+    return value
 
 
 def _array(value: Any) -> Any:
@@ -131,6 +138,7 @@ NUMBER = Kind("a number", _number, _parse_number)
 BOOLEAN = Kind("true or false", _boolean, _parse_boolean)
 STRING = Kind("a string", _string, _single)
 STRINGS = Kind("a list of strings", _strings, _parse_strings)
+OBJECT = Kind("an object", _object, _parse_array)
 ARRAY = Kind("an array in the body", _array, _parse_array)
 # Read by `fields`, whose errors name the place in the tensor.
 TENSOR = Kind(ARRAY.name, lambda value: value, _parse_array)
@@ -155,7 +163,13 @@ _LOSS = _SHARED | {
     "validate_labels": BOOLEAN,
     "non_finite": STRING,
 }
-_PREDICT = {"features": TENSOR, "model": STRING, "version": STRING, "top_contributions": INTEGER}
+_PREDICT = {
+    "features": TENSOR,
+    "model": STRING,
+    "version": STRING,
+    "top_contributions": INTEGER,
+    "decision": OBJECT,
+}
 
 FIELDS: dict[Operation, dict[str, Kind]] = {
     "softmax": {"logits": TENSOR} | _SHARED,

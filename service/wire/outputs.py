@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 
 from service.errors import Invalid
-from service.types import Operation
+from service.types import Decision, Operation
 from service.wire.options import Options, unknown_name
 
 _SOFTMAX = (
@@ -23,14 +23,17 @@ _SOFTMAX = (
 )
 _LOSS = (*_SOFTMAX, "loss", "losses", "count", "accuracy", "brier", "gradient")
 
+_DECISION = ("decisions", "decided_names", "expected_costs", "adjusted_probabilities")
+
 KNOWN: dict[Operation, tuple[str, ...]] = {
     "softmax": _SOFTMAX,
     "loss": _LOSS,
-    "predict": (*_LOSS, "logits", "contributions"),
+    "predict": (*_LOSS, *_DECISION, "logits", "contributions"),
 }
 NEED_LABELS = {"loss", "losses", "count", "accuracy", "brier", "gradient"}
 NEED_TOP_K = {"top_classes", "top_probabilities", "top_names"}
-NEED_CLASS_NAMES = {"predicted_names", "top_names"}
+NEED_CLASS_NAMES = {"predicted_names", "top_names", "decided_names"}
+NEED_DECISION = frozenset(_DECISION)
 
 
 def check_outputs(operation: Operation, options: Options, *, labelled: bool) -> None:
@@ -82,6 +85,31 @@ def choose_outputs(operation: Operation, options: Options, *, labelled: bool, na
             message = f"{name} needs class_names, and none are known"
             raise Invalid("unknown_output", message, path=f"outputs[{index}]")
     return options.outputs
+
+
+def with_decision(
+    outputs: tuple[str, ...], decision: Decision | None, options: Options, *, named: bool
+) -> tuple[str, ...]:
+    """Return the outputs with those of a decision, where there is one and no others were asked for.
+
+    Raises
+    ------
+    Invalid
+        `unknown_output` for an output of a decision that nobody has made rules for.
+    """
+    if decision is None:
+        if NEED_DECISION.isdisjoint(outputs):
+            return outputs
+        lacking = next(name for name in outputs if name in NEED_DECISION)
+        message = f"{lacking} needs a decision, and neither the request nor the head has one"
+        raise Invalid("unknown_output", message, path=f"outputs[{outputs.index(lacking)}]")
+    if options.outputs is None:
+        names = ("decided_names",) if named else ()
+        return (*outputs, "decisions", *names, *(() if decision.costs is None else ("expected_costs",)))
+    if decision.costs is None and "expected_costs" in outputs:
+        message = "expected_costs needs a decision with costs"
+        raise Invalid("unknown_output", message, path=f"outputs[{outputs.index('expected_costs')}]")
+    return outputs
 
 
 @cache

@@ -7,6 +7,7 @@ those of the decoder's own tables, and a test decodes every example.
 from typing import Any, TypeAlias, get_args
 
 from service.errors import MAX_OFFENCES
+from service.rules import ABSTAIN, PRIORS
 from service.types import Operation, Reduction
 from service.wire import media
 from service.wire.nested import NON_FINITE
@@ -105,6 +106,27 @@ _FIELDS: dict[str, Schema] = {
         "type": "integer",
         "minimum": 1,
     },
+    "decision": {
+        "description": "What decisions go by, in place of the head's own rules: mask, priors, costs or thresholds, abstain.",
+        "type": "object",
+        "properties": {
+            "mask": {"type": "array", "items": {"type": ["integer", "string"]}},
+            "priors": {
+                "type": "object",
+                "properties": {name: {"type": "array", "items": _NUMBER} for name in PRIORS},
+                "required": list(PRIORS),
+                "additionalProperties": False,
+            },
+            "costs": {"type": "array", "items": {"type": "array", "items": _NUMBER}},
+            "thresholds": {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER}]},
+            "abstain": {
+                "type": "object",
+                "properties": dict.fromkeys(ABSTAIN, _NUMBER),
+                "additionalProperties": False,
+            },
+        },
+        "additionalProperties": False,
+    },
 }
 
 _OUTPUTS: dict[str, Schema] = {
@@ -129,6 +151,10 @@ _OUTPUTS: dict[str, Schema] = {
     },
     "brier": _tensor("The Brier score of each example.", _NUMBER),
     "gradient": _tensor("The derivative of the loss by the logits as sent, in their shape.", _FLOAT),
+    "decisions": _tensor("The class decided on; -1 where the row is left to somebody else.", _INTEGER),
+    "decided_names": _tensor("The names of decisions; empty where there is none.", _TEXT),
+    "expected_costs": _tensor("What each decision is expected to cost.", _NUMBER),
+    "adjusted_probabilities": _tensor("What decisions go by: after mask and priors.", _NUMBER),
     "logits": _tensor("The head's raw output.", _NUMBER),
     "contributions": {
         "description": "The features that spoke loudest for the predicted class, and how loudly.",

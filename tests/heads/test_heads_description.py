@@ -81,7 +81,7 @@ REFUSED = {
         text(calibration={"temperature": 2}),
         "head.json: calibration: expected null: this version",
     ),
-    "a decision": (text(decision={}), "head.json: decision: expected null: this version"),
+    "no decision": (text(decision=[]), "head.json: decision: Input should be an object"),
     "golden without logits": (text(golden={"features": [[1]]}), "head.json: golden.logits: Field required"),
     "golden without rows": (text(golden={"features": [], "logits": []}), "head.json: golden.features: "),
     "golden with text": (

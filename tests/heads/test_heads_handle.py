@@ -103,6 +103,18 @@ def test_a_broken_version_is_named_with_its_reason_in_one_line(
     assert "\n" not in str(raised.value)
 
 
+def test_the_rules_of_a_decision_must_fit_the_head(tmp_path: Path) -> None:
+    text = {**DESCRIPTION, "decision": {"mask": ["cat"], "thresholds": 0.5}}
+    write(tmp_path, "pets", text=json.dumps(text))
+    decision = load(tmp_path).info("pets", None).decision
+    assert decision is not None
+    assert decision.masked is not None
+    assert decision.masked.tolist() == [True, False]
+    write(tmp_path, "pets", 2, text=json.dumps({**text, "decision": {"mask": ["cow"]}}))
+    with pytest.raises(ModelError, match=r"head.json: decision.mask\[0\]: expected one of the class names"):
+        load(tmp_path)
+
+
 def test_a_version_without_a_model_is_named(tmp_path: Path) -> None:
     write(tmp_path, "pets", 3, text="{}").joinpath("model.onnx").unlink()
     with pytest.raises(ModelError, match=r"pets version 3: cannot read .*model\.onnx: No such file"):

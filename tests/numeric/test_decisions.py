@@ -11,8 +11,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from service.numeric import decisions
-from service.numeric.decisions import ABSTAINED, Abstention, Decision, adjusted_logits, decide
+from service.numeric.decisions import ABSTAINED, adjusted_logits, decide
 from service.numeric.softmax import softmax
+from service.types import Abstention, Decision
 
 Floats = NDArray[np.float64]
 

@@ -182,7 +182,7 @@ def test_names_are_checked_unknown_before_missing() -> None:
     assert refused_names("predict", "labels") == ("missing_field", "features")
 
 
-@pytest.mark.parametrize("name", ["models", "row_ids", "calibration", "decision", "x" * 10_000, "Logits"])
+@pytest.mark.parametrize("name", ["models", "row_ids", "calibration", "decisions", "x" * 10_000, "Logits"])
 def test_what_is_no_field_is_refused_briefly(name: str) -> None:
     code, path = refused_names("predict", "features", name)
     assert code == "unknown_field"
