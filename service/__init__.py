@@ -17,6 +17,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     heads       models: their files, sessions and versions
     finishing   logits and labels -> outputs
     scorer      the core: score(ScoreRequest) -> ScoreResult
+    shadow      a version scored beside the one that answers, to be compared with it
     rollout     loading and unloading versions while serving, in all workers alike
     api         HTTP: the edge that every route shares, and the routes
     client      the same wire from the other side

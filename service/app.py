@@ -35,6 +35,7 @@ from service.metrics import Board, Metrics, Values
 from service.rollout import Rollout
 from service.scorer import BatchLimits, Scorer
 from service.settings import Settings
+from service.shadow import Shadow, summary
 from service.wire import v2
 from service.wire.inference import OPERATIONS
 from service.wire.limits import Limits
@@ -139,7 +140,7 @@ def dialects(app: "Application", settings: Settings, limits: Limits) -> list[lis
         V1Dialect(scoring, repository.describe, kserve=settings.v1 == "kserve").routes(),
         Admin(app.rollout, repository.describe, limits).routes(),
         operations.routes(),
-        ModelList(repository.describe).routes(),
+        ModelList(repository.describe, lambda model: summary(operations.counts(), model)).routes(),
         Documentation(app.openapi).routes(),
     ]
 
@@ -191,6 +192,7 @@ class Application(FastAPI):
         self.edge, self.metrics, self.board = edge, metrics, board
         self.repository, self.scorer, self.threads = repository, scorer, threads
         self.rollout = Rollout(repository, agreement, self.models_changed)
+        self.shadow = Shadow(repository, metrics.shadowed, metrics.shadow_dropped)
         self.grpc: Server | None = None
         self.loaded = False
         self.hot: dict[tuple[str, str], ASGIApp] = {}
@@ -276,6 +278,7 @@ class Application(FastAPI):
             (model["model"], model["version"], model["digest"], model["provider"])
             for model in self.served()["models"]
         )
+        self.scorer.observe_request = self.shadow.offer if self.repository.shadows else None
         self.scorer.release()
 
     def count(self) -> Values:
@@ -324,6 +327,7 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
         task.cancel()
     await asyncio.wait(tasks)
     app.scorer.close()
+    app.shadow.close()
     app.repository.close()
 
 

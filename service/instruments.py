@@ -46,6 +46,55 @@ LAST_SCORED = Instrument(
     "When a model last scored a request.",
 )
 ERRORS = Instrument("logitserve_errors", "counter", ("route", "code"), "Errors answered, by code.")
+_PAIR = ("model", "version", "shadow")
+SHADOW_ROWS = Instrument(
+    "logitserve_shadow_rows",
+    "counter",
+    _PAIR,
+    "Rows that a shadow version has scored beside the one that answered.",
+)
+SHADOW_DROPPED = Instrument(
+    "logitserve_shadow_dropped_rows", "counter", _PAIR, "Rows that it has not, since too many waited for it."
+)
+SHADOW_DISAGREEMENTS = Instrument(
+    "logitserve_shadow_disagreements", "counter", _PAIR, "Rows in which it predicted another class."
+)
+SHADOW_DIVERGENCE = Instrument(
+    "logitserve_shadow_divergence_nats",
+    "counter",
+    _PAIR,
+    "Kullback-Leibler divergence of its probabilities from those answered, summed over rows.",
+)
+SHADOW_LABELLED = Instrument(
+    "logitserve_shadow_labelled_rows", "counter", _PAIR, "Rows with labels among those that it has scored."
+)
+SHADOW_GAIN = Instrument(
+    "logitserve_shadow_loss_gain_nats",
+    "counter",
+    _PAIR,
+    "How much less its losses were, where they were less.",
+)
+SHADOW_HARM = Instrument(
+    "logitserve_shadow_loss_harm_nats",
+    "counter",
+    _PAIR,
+    "How much more its losses were, where they were more.",
+)
+SHADOW_SQUARES = Instrument(
+    "logitserve_shadow_loss_difference_nats_squared",
+    "counter",
+    _PAIR,
+    "Squares of the differences in loss, for the confidence interval of their mean.",
+)
+SHADOW_SUMS = (
+    SHADOW_ROWS,
+    SHADOW_DISAGREEMENTS,
+    SHADOW_DIVERGENCE,
+    SHADOW_LABELLED,
+    SHADOW_GAIN,
+    SHADOW_HARM,
+    SHADOW_SQUARES,
+)
 BATCH_ROWS = Instrument(
     "logitserve_batch_rows", "histogram", ("model", "version"), "Rows that ran through a head together."
 )
@@ -73,6 +122,8 @@ INSTRUMENTS = (
     LAST_SCORED,
     ERRORS,
     REJECTED,
+    *SHADOW_SUMS,
+    SHADOW_DROPPED,
     BATCH_ROWS,
     QUEUE_ROWS,
     INFLIGHT,

@@ -43,6 +43,8 @@ from service.instruments import (
     REJECTED,
     REQUESTS,
     ROWS,
+    SHADOW_DROPPED,
+    SHADOW_SUMS,
     STAGE_NAMES,
     STAGES,
     SUM,
@@ -135,6 +137,9 @@ class Metrics:
         self._batches: dict[Labels, _Noted] = {}
         self._errors: defaultdict[Labels, int] = defaultdict(int)
         self._rejected: defaultdict[Labels, int] = defaultdict(int)
+        self._shadows: dict[str, defaultdict[Labels, float]] = {
+            instrument.name: defaultdict(float) for instrument in (*SHADOW_SUMS, SHADOW_DROPPED)
+        }
         self._models: dict[Labels, float] = {}
         self._inherited: Values = {}
 
@@ -152,6 +157,7 @@ class Metrics:
             INFLIGHT.name: {(): self._inflight},
             WORKERS.name: {(): 1},
             MODEL_INFO.name: dict(self._models),
+            **{name: dict(series) for name, series in self._shadows.items()},
         }
         return summed([self._inherited, own])
 
@@ -187,6 +193,14 @@ class Metrics:
         if noted is None:
             noted = self._batches[model, version] = _Noted(BUCKETS[BATCH_ROWS.name])
         noted.note((rows,))
+
+    def shadowed(self, key: Labels, sums: Sequence[float]) -> None:
+        """Count what a shadow version made of rows; `sums` are in the order of `SHADOW_SUMS`."""
+        for instrument, value in zip(SHADOW_SUMS, sums, strict=True):
+            self._shadows[instrument.name][key] += value
+
+    def shadow_dropped(self, key: Labels, rows: int) -> None:
+        self._shadows[SHADOW_DROPPED.name][key] += rows
 
     def queue_rows(self, rows: int) -> None:
         self._queue_rows = rows

@@ -73,6 +73,8 @@ class Scorer:
         self.head_info: Callable[[str | None, str | None], HeadInfo] = repository.info
         self._limits = limits
         self._observe_batch = observe_batch
+        # Hears of requests to heads once they are on their way, while anybody wants to.
+        self.observe_request: Callable[[ScoreRequest], None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
         # Lanes belong to one loaded handle and go with it, so a batch never mixes versions; there are at most as
         # many as there are sets of arrays.
@@ -110,6 +112,8 @@ class Scorer:
             if rows.ndim != 2:
                 rows = cast("FloatArray", rows.reshape(-1, rows.shape[-1]))
             lane.batcher.enter(rows, deadline_s, batched, gone)
+            if self.observe_request is not None:
+                self.observe_request(request)
         except Exception as error:  # noqa: BLE001 - it is the outcome
             deliver(error)
 

@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sources", "rules"),
     ("wire", "heads"),
     ("finishing",),
-    ("scorer", "rollout"),
+    ("scorer", "rollout", "shadow"),
     ("api", "client"),
     ("app",),
     ("workers", "loadtest", "conformance"),

@@ -99,19 +99,26 @@ class Operations:
 
 
 class ModelList:
-    """What is served; `describe` tells it as plain dictionaries."""
+    """What is served; `describe` tells it as plain dictionaries, `compare` how a model's shadow does."""
 
-    def __init__(self, describe: Callable[[], list[dict[str, Any]]]) -> None:
+    def __init__(
+        self,
+        describe: Callable[[], list[dict[str, Any]]],
+        compare: Callable[[str], list[dict[str, Any]]],
+    ) -> None:
         self._describe = describe
+        self._compare = compare
 
     def routes(self) -> list[Route]:
         every = _described("All models and their versions", "models")
         one = _described("One model", "models", {"404": "No such model"}, "model")
         version = _described("One version", "models", {"404": "No such version"}, "model", "version")
+        shadow = _described("How its shadow version compares", "models", {"404": "No such model"}, "model")
         return [
             Route("GET", "/models", "every", self.every, every),
             Route("GET", "/models/{model}", "one", self.one, one),
             Route("GET", "/models/{model}/versions/{version}", "version", self.version, version),
+            Route("GET", "/models/{model}/shadow", "shadow", self.shadow, shadow),
         ]
 
     async def every(self, _exchange: Exchange) -> Answer:
@@ -119,6 +126,15 @@ class ModelList:
 
     async def one(self, exchange: Exchange) -> Answer:
         return Answer(orjson.dumps(self._model(exchange.path_params["model"])), JSON)
+
+    async def shadow(self, exchange: Exchange) -> Answer:
+        model = self._model(exchange.path_params["model"])
+        told = {
+            "model": model["name"],
+            "shadow": model["aliases"].get("shadow"),
+            "comparisons": self._compare(model["name"]),
+        }
+        return Answer(orjson.dumps(told), JSON)
 
     async def version(self, exchange: Exchange) -> Answer:
         model = self._model(exchange.path_params["model"])

@@ -6,7 +6,7 @@ Knows where versions lie and what is planned for them; knows no request, no labe
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from service.heads.storage import StoredVersion, list_versions
 from service.types import HeadInfo
 
 NO_VERSIONS: dict[str, Head] = {}
+# The name of a version that is scored beside the one that answers, to be compared with it, and answers only by name.
+SHADOW = "shadow"
 
 # What is not ready may be so any moment where it is being loaded; where it is not, nobody knows when.
 RETRY = {"Retry-After": "1"}
@@ -50,6 +52,9 @@ class Repository:
         self._heads: dict[str, dict[str, Head]] = {}
         # Handles that serve no more but for those who found them before, and since when.
         self._left: tuple[tuple[Head, float], ...] = ()
+        # What answers each model's requests without a version, and what is scored beside it; replaced whole.
+        self._defaults: dict[str, str] = {}
+        self.shadows: dict[str, Head] = {}
         self._asks: dict[Key, int] = {}
         self._failures: dict[Key, str] = {}
 
@@ -119,7 +124,7 @@ class Repository:
         if version is None:
             if not versions:
                 raise NotReady("not_ready", f"no version of {model} is loaded", headers=RETRY)
-            version = next(reversed(versions))
+            version = self._defaults[model]
         head = versions.get(version)
         return self._named(model, version).info if head is None else head.info
 
@@ -142,11 +147,11 @@ class Repository:
 
     def describe(self) -> list[dict[str, Any]]:
         """Everything that may be told of the heads, model by model, as JSON values."""
-        heads, plan = self._heads, self.plan
+        plan = self.plan
         return [
             {
                 "name": model,
-                "default_version": next(reversed(heads.get(model, NO_VERSIONS)), None),
+                "default_version": self._defaults.get(model),
                 "aliases": dict(plan.aliases.get(model, {})),
                 "versions": [self._describe((model, version), ask) for version, ask in versions.items()],
             }
@@ -155,7 +160,7 @@ class Repository:
 
     def close(self) -> None:
         """Let go of every head; runs under way finish."""
-        self._heads, self._left, self.plan = {}, (), Plan()
+        self._heads, self._left, self.plan, self.shadows = {}, (), Plan(), {}
 
     def _find_all(self, *, strict: bool) -> dict[Key, StoredVersion]:
         try:
@@ -199,10 +204,23 @@ class Repository:
         }
         for model, version in sorted(heads, key=lambda key: int(key[1])):
             shown[model][version] = heads[model, version]
+        self._name(shown)
         now_s = time.monotonic()
         left = [(head, now_s) for key, head in self._serving().items() if heads.get(key) is not head]
         self._left = (*self._left, *left)
         self._heads = shown
+
+    def _name(self, shown: Mapping[str, Mapping[str, Head]]) -> None:
+        """Find each model's shadow, and its newest version beside that, which answers where no version is named."""
+        defaults, shadows = {}, {}
+        for model, versions in shown.items():
+            shadow = self.plan.aliases.get(model, {}).get(SHADOW)
+            others = [version for version in versions if version != shadow] or list(versions)
+            if others:
+                defaults[model] = others[-1]
+            if shadow is not None and shadow in versions and shadow != defaults[model]:
+                shadows[model] = versions[shadow]
+        self._defaults, self.shadows = defaults, shadows
 
     def _only_model(self) -> str:
         """The one model there is: unloading another must not send its requests to this one."""
