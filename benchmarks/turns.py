@@ -20,9 +20,10 @@ import numpy as np
 import uvloop
 from cases import Case, Form, Request
 from codec import BURST_S
+from numpy.typing import NDArray
 
 from service.app import Application, create_app
-from service.heads.batcher import Batcher, Rows
+from service.heads.batcher import Arrays, Batcher
 from service.heads.repository import Repository
 from service.outcomes import Deliver
 from service.scorer import Scorer
@@ -123,7 +124,7 @@ def batcher(requests: int, seconds: float) -> Turn:
     row = np.zeros((1, 64), np.float32)
     stacked = np.zeros((requests, 64), np.float32)
 
-    def same(rows: Rows) -> tuple[Rows, ...]:
+    def same(rows: NDArray[Any]) -> Arrays:
         return (rows,)
 
     async def measure() -> Burst:

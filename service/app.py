@@ -83,6 +83,7 @@ def create_app(
         batch_rows=settings.batch_rows_limit,
         queue_rows=max(1, settings.queue_rows_limit // settings.worker_count),
         delay_s=settings.batch_delay_s,
+        elements=settings.elements_limit,
     )
     scorer = Scorer(repository, batches, metrics.batch)
     app = Application(

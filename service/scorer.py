@@ -6,16 +6,17 @@ and heads; it knows no bytes, no HTTP and no settings.
 
 import asyncio
 import math
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded
+from service.errors import DeadlineExceeded, TooLarge
 from service.finishing import finish, names_of
 from service.heads.batcher import Batched, Batcher
 from service.heads.engine import NonFiniteLogits
@@ -23,7 +24,7 @@ from service.heads.handle import Head
 from service.heads.repository import Repository
 from service.numeric import softmax
 from service.outcomes import Deliver, Gone, awaited, never
-from service.types import FloatArray, HeadInfo, Output, ScoreRequest, ScoreResult
+from service.types import Features, FloatArray, HeadInfo, Output, ScoreRequest, ScoreResult, SparseRows
 
 T = TypeVar("T")
 
@@ -40,14 +41,22 @@ LOGITS = ("logits",)
 
 
 class BatchLimits(NamedTuple):
-    """See `Batcher`; `queue_rows` is this worker's share."""
+    """See `Batcher`; `queue_rows` is this worker's share.
+
+    `elements` is how many numbers sparse rows may have with their zeros, where a head needs those.
+    """
 
     batch_rows: int = 1024
     queue_rows: int = 1024**2
     delay_s: float = 0.0
+    elements: int = sys.maxsize
 
 
 DEFAULT_LIMITS = BatchLimits()
+
+
+# Lanes by the outputs that they serve.
+Lanes: TypeAlias = "dict[tuple[str, ...], _Lane]"
 
 
 class _Lane(NamedTuple):
@@ -55,6 +64,13 @@ class _Lane(NamedTuple):
 
     batcher: Batcher
     names: tuple[str, ...]
+
+
+class _HeadLanes(NamedTuple):
+    """Dense rows do not stack with sparse ones."""
+
+    dense: Lanes
+    sparse: Lanes
 
 
 class Scorer:
@@ -78,7 +94,7 @@ class Scorer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
         # Lanes belong to one loaded handle and go with it, so a batch never mixes versions; there are at most as
         # many as there are sets of arrays.
-        self._lanes: dict[Head, dict[tuple[str, ...], _Lane]] = {}
+        self._lanes: dict[Head, _HeadLanes] = {}
 
     @property
     def queue_rows(self) -> int:
@@ -102,15 +118,20 @@ class Scorer:
             self.run(request.values.size, deadline_s, deliver, _finish, request, time.monotonic())
             return
         try:
+            rows = request.values
             head = self._repository.head(request.head)
-            lanes = self._lanes.get(head) or self._lanes_of(head)
+            if type(rows) is SparseRows and not self._is_known(head, rows):
+                again = partial(self._begin_again, request, deadline_s, deliver, gone)
+                self.offload(deadline_s, again, head.is_linear)
+                return
+            both = self._lanes.get(head) or self._lanes_of(head)
+            lanes = both.sparse if type(rows) is SparseRows else both.dense
             plain = request.temperature == 1 and request.dtype == request.head.dtype
             lane = lanes.get(request.outputs) if plain else None
-            lane = lane or self._lane(head, lanes, request.outputs if plain else LOGITS)
+            lane = lane or self._lane(head, both, lanes, request.outputs if plain else LOGITS)
             batched = self._batched(request, head, deadline_s, deliver, lane.names)
-            rows = request.values
             if rows.ndim != 2:
-                rows = cast("FloatArray", rows.reshape(-1, rows.shape[-1]))
+                rows = cast("FloatArray", request.dense.reshape(-1, rows.shape[-1]))
             lane.batcher.enter(rows, deadline_s, batched, gone)
             if self.observe_request is not None:
                 self.observe_request(request)
@@ -148,8 +169,34 @@ class Scorer:
         for batcher in self._batchers():
             batcher.close()
 
+    def _is_known(self, head: Head, rows: SparseRows) -> bool:
+        """Whether it is known how sparse rows will be run; `TooLarge` where they need too many zeros for it."""
+        if not head.is_read:
+            return False
+        numbers = math.prod(rows.shape)
+        if numbers > self._limits.elements and not head.is_linear():
+            message = (
+                f"expected at most {self._limits.elements} numbers (LOGITSERVE_ELEMENTS_LIMIT) with the zeros, "
+                f"since the head is not linear, got {numbers}"
+            )
+            raise TooLarge("elements_too_many", message, path="features")
+        return True
+
+    def _begin_again(
+        self,
+        request: ScoreRequest,
+        deadline_s: float,
+        deliver: Deliver[ScoreResult],
+        gone: Gone,
+        read: object,
+    ) -> None:
+        if isinstance(read, Exception):
+            deliver(read)
+        else:
+            self.begin(request, deadline_s, deliver, gone)
+
     def _batchers(self) -> set[Batcher]:
-        return {lane.batcher for lanes in self._lanes.values() for lane in lanes.values()}
+        return {lane.batcher for both in self._lanes.values() for lanes in both for lane in lanes.values()}
 
     def _batched(
         self,
@@ -180,25 +227,29 @@ class Scorer:
 
         return batched
 
-    def _lanes_of(self, head: Head) -> dict[tuple[str, ...], _Lane]:
+    def _lanes_of(self, head: Head) -> _HeadLanes:
         """Begin the lanes of a head, and drop those of heads that serve no more."""
         self.release()
-        return self._lanes.setdefault(head, {})
+        return self._lanes.setdefault(head, _HeadLanes({}, {}))
 
-    def _lane(self, head: Head, lanes: dict[tuple[str, ...], _Lane], outputs: tuple[str, ...]) -> _Lane:
+    def _lane(self, head: Head, both: _HeadLanes, lanes: Lanes, outputs: tuple[str, ...]) -> _Lane:
         """Find the lane whose batches hold what these outputs are made of: all requests of one share it."""
         wanted = {"classes" if name == "predicted_names" else name for name in outputs}
         names = tuple(name for name in BATCHED if name in wanted) if wanted.issubset(BATCHED) else LOGITS
         lane = lanes.get(names)
         if lane is None:
-            lane = lanes[names] = _Lane(self._batcher(head, names), names)
+            lane = lanes[names] = _Lane(self._batcher(head, names, sparse=lanes is both.sparse), names)
         if names != LOGITS:  # in any order, and with names
             lanes[outputs] = lane
         return lane
 
-    def _batcher(self, head: Head, names: tuple[str, ...]) -> Batcher:
+    def _batcher(self, head: Head, names: tuple[str, ...], *, sparse: bool) -> Batcher:
         info, limits = head.info, self._limits
         row_cost = info.num_classes * (1 + info.num_features / MULTIPLICATIONS_PER_LOGIT)
+
+        def weigh(rows: SparseRows) -> float:
+            cost = len(rows) * info.num_classes + head.cost(rows) / MULTIPLICATIONS_PER_LOGIT
+            return cost / row_cost
 
         return Batcher(
             partial(_run_head, head, names),
@@ -207,6 +258,8 @@ class Scorer:
             max_batch_rows=limits.batch_rows,
             max_queue_rows=limits.queue_rows,
             delay_s=limits.delay_s,
+            stack=SparseRows.stack if sparse else np.concatenate,
+            weigh=weigh if sparse else None,
         )
 
 
@@ -219,7 +272,7 @@ def _attempt(deadline_s: float, work: Callable[..., T], arguments: tuple[object,
         return error
 
 
-def _run_head(head: Head, names: tuple[str, ...], rows: FloatArray) -> tuple[NDArray[np.generic], ...]:
+def _run_head(head: Head, names: tuple[str, ...], rows: Features) -> tuple[NDArray[np.generic], ...]:
     logits = head.run(rows)
     if names == LOGITS:
         return (logits,)
@@ -266,5 +319,5 @@ def _finish(request: ScoreRequest, asked_s: float) -> ScoreResult:
     begun_s = time.monotonic()
     shape = request.values.shape
     rows = math.prod(shape[: request.axis] + shape[request.axis + 1 :])
-    outputs = finish(request, request.values)
+    outputs = finish(request, request.dense)
     return ScoreResult(outputs, rows, batch_rows=rows, seconds_queued=begun_s - asked_s)

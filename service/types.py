@@ -6,8 +6,9 @@ takes 2 µs longer to make. A `ScoreRequest` is made by `wire.fields.assemble`, 
 it need not look again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,72 @@ class Decision(NamedTuple):
     abstention: Abstention = Abstention()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseRows:
+    """Rows of features that are mostly 0: compressed sparse rows (CSR), as scipy's `csr_array` lays them out.
+
+    Parameters
+    ----------
+    indptr : int64 array [rows + 1]
+        Row i has the entries indptr[i] up to indptr[i + 1]; the first is 0, and none is less than the one before.
+    indices : int64 array [entries]
+        The feature of each entry: 0 ≤ index < num_features, ascending within a row, none twice.
+    data : float array [entries]
+        Its value, in the head's own dtype; all other features are 0.
+    num_features : int
+    """
+
+    indptr: IndexArray
+    indices: IndexArray
+    data: FloatArray
+    num_features: int
+
+    ndim: ClassVar[int] = 2
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.indptr) - 1, self.num_features
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are to compute with."""
+        return self.data.size
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def __getitem__(self, rows: slice) -> "SparseRows":
+        """Take rows that lie together, without a copy of their entries."""
+        start, stop, _ = rows.indices(len(self))
+        indptr = self.indptr[start : max(start, stop) + 1]
+        entries = slice(indptr[0], indptr[-1])
+        return SparseRows(indptr - indptr[0], self.indices[entries], self.data[entries], self.num_features)
+
+    @staticmethod
+    def stack(parts: "Sequence[SparseRows]") -> "SparseRows":
+        """Put rows of one head below each other."""
+        indptrs, entries = [np.zeros(1, np.int64)], 0
+        for part in parts:
+            indptrs.append(part.indptr[1:] + entries)
+            entries += part.size
+        return SparseRows(
+            np.concatenate(indptrs),
+            np.concatenate([part.indices for part in parts]),
+            np.concatenate([part.data for part in parts]),
+            parts[0].num_features,
+        )
+
+    def to_dense(self) -> FloatArray:
+        """Write all features out, zeros too: rows * num_features numbers."""
+        dense = np.zeros(self.shape, self.data.dtype)
+        dense[np.repeat(np.arange(len(self)), np.diff(self.indptr)), self.indices] = self.data
+        return dense
+
+
+# What a head is asked about: [..., num_features], whichever way it is laid out.
+Features: TypeAlias = FloatArray | SparseRows
+
+
 @dataclass(frozen=True, slots=True)
 class HeadInfo:
     """What is known of one loaded version of a head.
@@ -119,9 +186,9 @@ class ScoreRequest(NamedTuple):
     Parameters
     ----------
     operation : "softmax", "loss" or "predict"
-    values : float array
+    values : float array or SparseRows
         Logits with the class axis at `axis`, already rounded to `dtype`; or for "predict" features
-        `[…, num_features]` in the head's own dtype.
+        `[…, num_features]` in the head's own dtype, dense or sparse.
     axis : int
         The class axis, counted from the front (0 ≤ axis < rank).
     dtype : float32 or float64
@@ -139,7 +206,7 @@ class ScoreRequest(NamedTuple):
     """
 
     operation: Operation
-    values: FloatArray
+    values: Features
     axis: int
     dtype: FloatType
     outputs: tuple[str, ...]
@@ -150,6 +217,11 @@ class ScoreRequest(NamedTuple):
     head: HeadInfo | None = None
     top_contributions: int = 10
     decision: Decision | None = None
+
+    @property
+    def dense(self) -> FloatArray:
+        """The values where they are no `SparseRows`, as logits never are."""
+        return cast("FloatArray", self.values)
 
 
 class ScoreResult(NamedTuple):

@@ -22,7 +22,7 @@ def asked(*outputs: str, values: FloatArray = LOGITS, **options: Any) -> ScoreRe
 
 
 def made(request: ScoreRequest) -> dict[str, Any]:
-    return dict(finish(request, request.values))
+    return dict(finish(request, request.dense))
 
 
 def test_outputs_come_in_the_order_asked_and_nothing_else_does() -> None:

@@ -43,6 +43,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("tensors", "csv_rows"),
         ("contents",),
         ("outputs", "labels"),
+        ("sparse",),
         ("fields",),
         ("inference", "instances"),  # what several dialects have in common
         (
@@ -63,7 +64,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "heads": (
         ("graphs", "description", "storage", "batcher"),
-        ("engine", "plan"),
+        ("engine", "plan", "sparse"),
         ("handle",),
         ("repository",),
     ),

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import onnx.parser
 import pytest
 from conftest import MODELS
+from scipy.sparse import csr_array
 
-from service.errors import DeadlineExceeded, Invalid, NotReady, QueueFull
-from service.heads.graphs import Linear, build_linear
+from service.errors import DeadlineExceeded, Invalid, NotReady, QueueFull, TooLarge
+from service.finishing import OUTPUTS
+from service.heads.graphs import Linear, build_linear, read_linear
 from service.heads.repository import Repository
 from service.numeric.softmax import softmax
 from service.outcomes import Deliver, Gone, awaited
 from service.scorer import INLINE_COST, BatchLimits, Scorer
-from service.types import FloatArray, HeadInfo, ScoreRequest, ScoreResult
+from service.types import Features, FloatArray, HeadInfo, Labels, ScoreRequest, ScoreResult, SparseRows
 
 pytestmark = pytest.mark.anyio
 
@@ -48,8 +51,9 @@ async def answered(scorer: Scorer, request: ScoreRequest) -> dict[str, Any]:
     return dict((await scorer.score(request)).outputs)
 
 
-def asked(*outputs: str, values: FloatArray = LOGITS, **options: Any) -> ScoreRequest:
-    fields = {"operation": "softmax", "axis": values.ndim - 1, "dtype": values.dtype, **options}
+def asked(*outputs: str, values: Features = LOGITS, **options: Any) -> ScoreRequest:
+    dtype = np.dtype(np.float32) if isinstance(values, SparseRows) else values.dtype
+    fields = {"operation": "softmax", "axis": values.ndim - 1, "dtype": dtype, **options}
     return ScoreRequest(values=values, outputs=outputs, **fields)
 
 
@@ -57,7 +61,7 @@ def digits(repository: Repository) -> HeadInfo:
     return repository.info(None, None)
 
 
-def predicting(repository: Repository, features: FloatArray, *outputs: str, **options: Any) -> ScoreRequest:
+def predicting(repository: Repository, features: Features, *outputs: str, **options: Any) -> ScoreRequest:
     head = digits(repository)
     given = {"dtype": head.dtype, "class_names": head.class_names, **options}
     return asked(*outputs, operation="predict", values=features, head=head, **given)
@@ -317,4 +321,135 @@ async def test_lanes_go_with_their_head_and_what_waits_in_them_is_answered(tmp_p
     assert handle() is None
     with pytest.raises(NotReady):
         await scorer.score(request)
+    scorer.close()
+
+
+# Sparse rows
+
+
+def rows_of(dense: FloatArray) -> SparseRows:
+    found = csr_array(dense)
+    return SparseRows(
+        found.indptr.astype(np.int64), found.indices.astype(np.int64), found.data, dense.shape[1]
+    )
+
+
+BIAS = np.zeros(2, np.float32)
+
+
+def heads(root: Path, **models: bytes) -> Repository:
+    for name, model in models.items():
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "1" / "model.onnx").write_bytes(model)
+    repository = Repository(root, provider="cpu")
+    repository.load()
+    return repository
+
+
+async def test_sparse_rows_get_every_output_of_the_dense_ones(scorer: Scorer, repository: Repository) -> None:
+    labels = Labels(np.array([1, 2, 3]), "index")
+    names = tuple(name for name in OUTPUTS if name not in {"top_names", "one_hot"})
+    request = predicting(repository, FEATURES, *names, "contributions", labels=labels, top_k=2)
+    dense = await scorer.score(request)
+    sparse = await scorer.score(request._replace(values=rows_of(FEATURES)))
+    assert list(sparse.outputs) == list(dense.outputs)
+    assert (sparse.rows, sparse.head) == (dense.rows, dense.head)
+    for name, value in dense.outputs.items():  # the digits are exact whichever way they are summed
+        np.testing.assert_array_equal(sparse.outputs[name], value, err_msg=name)
+
+
+async def test_sparse_requests_of_one_turn_run_together_and_never_with_dense_ones(
+    repository: Repository,
+) -> None:
+    batches: list[int] = []
+    scorer = Scorer(repository, observe_batch=lambda _model, _version, rows: batches.append(rows))
+    await scorer.score(predicting(repository, rows_of(FEATURES), "logits"))  # reads the weights
+    batches.clear()
+    pieces = [FEATURES[:1], FEATURES[1:], FEATURES[:0], FEATURES]
+    requests = [predicting(repository, rows_of(piece), "logits", "classes") for piece in pieces]
+    results = await asyncio.gather(
+        scorer.score(predicting(repository, FEATURES, "logits", "classes")), *map(scorer.score, requests)
+    )
+    assert sorted(batches) == [3, 6]
+    logits = repository.head(digits(repository)).run(FEATURES)
+    for result, expected in zip(results, [logits, logits[:1], logits[1:], logits[:0], logits], strict=True):
+        np.testing.assert_array_equal(result.outputs["logits"], expected)
+        np.testing.assert_array_equal(result.outputs["classes"], expected.argmax(-1))
+    scorer.close()
+
+
+async def test_sparse_rows_at_once_over_the_batch_limit_run_in_pieces(repository: Repository) -> None:
+    scorer = Scorer(repository, BatchLimits(batch_rows=2))
+    result = await scorer.score(predicting(repository, rows_of(FEATURES), "logits"))
+    np.testing.assert_array_equal(result.outputs["logits"], repository.head(digits(repository)).run(FEATURES))
+    scorer.close()
+
+
+async def test_a_sparse_row_that_overflows_fails_alone(tmp_path: Path) -> None:
+    repository = heads(tmp_path, huge=build_linear(Linear(np.full((99, 2), 3e38, np.float32), BIAS)))
+    scorer = Scorer(repository)
+    dense = np.zeros((3, 99), np.float32)
+    dense[2, :9] = 9
+    good, bad = rows_of(dense[:2]), rows_of(dense)
+    head = repository.info("huge", None)
+    requests = [
+        asked("classes", operation="predict", values=values, head=head, dtype=head.dtype, axis=1)
+        for values in (good, bad)
+    ]
+    outcomes = await asyncio.gather(*map(scorer.score, requests), return_exceptions=True)
+    assert isinstance(outcomes[0], ScoreResult)
+    assert isinstance(outcomes[1], Invalid)
+    assert outcomes[1].offences[0].path == "features[2]"
+    scorer.close()
+
+
+async def test_zeros_count_against_the_limit_only_where_they_are_needed(tmp_path: Path) -> None:
+    bent = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] features) => (float[N,2] logits) '
+        "<float[3,2] W = {1, 2, 3, 4, 5, 6}> { x = Relu(features) logits = MatMul(x, W) }"
+    ).SerializeToString()
+    straight = build_linear(Linear(np.ones((3, 2), np.float32), BIAS))
+    repository = heads(tmp_path, bent=bent, straight=straight)
+    scorer = Scorer(repository, BatchLimits(elements=8))
+    rows = rows_of(np.eye(3, dtype=np.float32))
+
+    def asking(model: str, values: SparseRows) -> ScoreRequest:
+        head = repository.info(model, None)
+        return asked("classes", operation="predict", values=values, head=head, dtype=head.dtype, axis=1)
+
+    assert (await scorer.score(asking("straight", rows))).rows == 3
+    assert (await scorer.score(asking("bent", rows[:2]))).rows == 2
+    for _ in range(2):
+        with pytest.raises(TooLarge, match=r"at most 8 numbers .* not linear, got 9") as raised:
+            await scorer.score(asking("bent", rows))
+        assert raised.value.code == "elements_too_many"
+    scorer.close()
+
+
+async def test_weights_are_read_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = heads(tmp_path, straight=build_linear(Linear(np.ones((3, 2), np.float32), BIAS)))
+    scorer = Scorer(repository)
+    threads: list[threading.Thread] = []
+
+    def read(model: bytes, **names: str) -> Linear | None:
+        threads.append(threading.current_thread())
+        return read_linear(model, **names)
+
+    monkeypatch.setattr("service.heads.handle.read_linear", read)
+    head = repository.info("straight", None)
+    request = asked(
+        "classes",
+        operation="predict",
+        values=rows_of(np.eye(3, dtype=np.float32)),
+        head=head,
+        dtype=head.dtype,
+        axis=1,
+    )
+    await asyncio.gather(*[scorer.score(request) for _ in range(4)])
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+    with pytest.raises(DeadlineExceeded):
+        await scorer.score(request, time.monotonic() - 1)
     scorer.close()

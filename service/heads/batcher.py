@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,18 @@ from numpy.typing import NDArray
 from service.errors import DeadlineExceeded, QueueFull
 from service.outcomes import Abandoned, Deliver, Gone, awaited, never
 
-Rows: TypeAlias = NDArray[Any]
+Arrays: TypeAlias = tuple[NDArray[Any], ...]
+
+
+class Rows(Protocol):
+    """An array [n, …], or what can be counted and sliced like one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
 # Gets rows [n, …], returns arrays with n rows each.
-Function: TypeAlias = Callable[[Rows], tuple[Rows, ...]]
+Function: TypeAlias = Callable[[Any], Arrays]
 
 _log = logging.getLogger("logitserve")
 
@@ -34,7 +43,7 @@ RATE_WEIGHT = 0.1
 class Batched(NamedTuple):
     """A waiter's own rows of what the function returned, how many ran with them, and how long they waited."""
 
-    arrays: tuple[Rows, ...]
+    arrays: Arrays
     batch_rows: int
     seconds_queued: float
 
@@ -64,6 +73,10 @@ class Batcher:
         How long the first row waits for others; 0 waits for nobody.
     observe : callable
         Hears how many rows ran together, each time some did.
+    stack : callable
+        Puts the rows of several waiters below each other.
+    weigh : callable or None
+        Says of one waiter's rows as how many they count against `inline_rows`; None counts all rows alike.
     """
 
     def __init__(
@@ -75,10 +88,14 @@ class Batcher:
         max_queue_rows: int,
         delay_s: float = 0.0,
         observe: Callable[[int], None] = lambda _rows: None,
+        stack: Callable[[Any], Any] = np.concatenate,
+        weigh: Callable[[Any], float] | None = None,
     ) -> None:
         self._function = function
         self._observe = observe
         self._inline_rows = inline_rows
+        self._stack = stack
+        self._weigh = weigh
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._delay_s = delay_s
@@ -129,7 +146,8 @@ class Batcher:
             return
         begun_s = time.monotonic()
         rows = sum([len(waiter.rows) for waiter in batch])
-        if rows <= self._inline_rows:
+        weight = rows if self._weigh is None else sum([self._weigh(waiter.rows) for waiter in batch])
+        if weight <= self._inline_rows:
             self._deliver(batch, rows, begun_s, self._run(batch))
             if self._waiting:
                 self._schedule(loop)
@@ -147,7 +165,7 @@ class Batcher:
         batch: list[_Waiter],
         rows: int,
         begun_s: float,
-        answers: list[tuple[Rows, ...] | Exception],
+        answers: list[Arrays | Exception],
     ) -> None:
         self._busy = False
         self._deliver(batch, rows, begun_s, answers)
@@ -180,7 +198,7 @@ class Batcher:
         self.queue_rows -= rows
         return taken
 
-    def _run(self, batch: list[_Waiter]) -> list[tuple[Rows, ...] | Exception]:
+    def _run(self, batch: list[_Waiter]) -> list[Arrays | Exception]:
         """Return each waiter's answer; a batch that fails runs again one by one, so that only its cause fails."""
         if len(batch) == 1:
             try:
@@ -188,10 +206,10 @@ class Batcher:
             except Exception as error:  # noqa: BLE001 - it is raised again where it belongs, in submit
                 return [error]
         try:
-            arrays = self._function(np.concatenate([waiter.rows for waiter in batch]))
+            arrays = self._function(self._stack([waiter.rows for waiter in batch]))
         except Exception:  # noqa: BLE001 - see above
             return [answer for waiter in batch for answer in self._run([waiter])]
-        answers: list[tuple[Rows, ...] | Exception] = []
+        answers: list[Arrays | Exception] = []
         start = 0
         for waiter in batch:
             stop = start + len(waiter.rows)
@@ -201,7 +219,7 @@ class Batcher:
             start = stop
         return answers
 
-    def _run_pieces(self, rows: Rows) -> tuple[Rows, ...]:
+    def _run_pieces(self, rows: Rows) -> Arrays:
         step = self._max_batch_rows
         if len(rows) <= step:
             return self._function(rows)
@@ -209,7 +227,7 @@ class Batcher:
         return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
 
     def _deliver(
-        self, batch: list[_Waiter], rows: int, begun_s: float, answers: list[tuple[Rows, ...] | Exception]
+        self, batch: list[_Waiter], rows: int, begun_s: float, answers: list[Arrays | Exception]
     ) -> None:
         running_s = time.monotonic() - begun_s
         self._observe(rows)

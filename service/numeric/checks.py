@@ -111,13 +111,13 @@ def check_logits(logits: FloatArray, axis: int) -> None:
     )
 
 
-def round_features(features: NDArray[Any], dtype: FloatType) -> FloatArray:
+def round_features(features: NDArray[Any], dtype: FloatType, *, path: str = "features") -> FloatArray:
     """Round features as `round_to` does, and refuse those that are NaN or infinite, in one look at them all.
 
     Parameters
     ----------
     features : array of floats or integers [..., num_features]
-    dtype : float32 or float64
+    dtype, path : as in `round_to`
 
     Raises
     ------
@@ -126,8 +126,8 @@ def round_features(features: NDArray[Any], dtype: FloatType) -> FloatArray:
     """
     rounded = _rounded(features, dtype)
     if not all_finite(rounded):
-        round_to(features, dtype, path="features")
-        _refuse(rounded, ~np.isfinite(rounded), "non_finite_features", "features", "a finite number")
+        round_to(features, dtype, path=path)
+        _refuse(rounded, ~np.isfinite(rounded), "non_finite_features", path, "a finite number")
     return rounded
 
 

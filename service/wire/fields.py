@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from service.errors import Invalid
 from service.numeric import checks
 from service.rules import read_decision
-from service.types import FloatArray, FloatType, HeadInfo, Operation, ScoreRequest
-from service.wire import nested
+from service.types import Features, FloatArray, FloatType, HeadInfo, Operation, ScoreRequest, SparseRows
+from service.wire import nested, sparse
 from service.wire.labels import Scale, read_labels, read_numbers
 from service.wire.limits import Limits, check_elements, check_rows
 from service.wire.options import TENSORS, Options, check_names, read_options
@@ -53,7 +53,7 @@ def assemble(
     operation : "softmax", "loss" or "predict"
     fields : mapping of field name to JSON value or array
         Nested lists are read as float64; arrays of float32 stay that, of float16 become it, and all other
-        numbers become float64.
+        numbers become float64. Features may be a mapping, the parts of CSR rows that `sparse` names.
     limits : Limits
     head_of : function of model and version, either None where not said
         Finds the head that "predict" asks for, or raises `NotFound` or `NotReady`; it is called after the
@@ -85,6 +85,7 @@ def assemble(
         if options.decision is not None:
             decision = read_decision(options.decision, head.num_classes, class_names)
         outputs = with_decision(outputs, decision, options, named=class_names is not None)
+    values: Features
     if head is None:
         values, scale = _read_logits(fields["logits"], options, limits)
     else:
@@ -184,10 +185,14 @@ def _read_logits(value: Any, options: Options, limits: Limits) -> tuple[FloatArr
     return logits, scale
 
 
-def _read_features(value: Any, options: Options, head: HeadInfo, limits: Limits) -> tuple[FloatArray, Scale]:
+def _read_features(value: Any, options: Options, head: HeadInfo, limits: Limits) -> tuple[Features, Scale]:
     is_list = type(value) is list
-    read = nested.read_floats if is_list else read_numbers
-    numbers = read(value, limits, path="features", code="features_type", dtype=head.dtype)
+    numbers: NDArray[Any] | SparseRows
+    if type(value) is dict:
+        numbers = sparse.read(value, head.num_features, head.dtype, limits)
+    else:
+        read = nested.read_floats if is_list else read_numbers
+        numbers = read(value, limits, path="features", code="features_type", dtype=head.dtype)
     batch_shape = numbers.shape[:-1]
     if numbers.shape != (*batch_shape, head.num_features):
         message = f"expected shape [..., {head.num_features}], got {list(numbers.shape)}"
@@ -199,9 +204,12 @@ def _read_features(value: Any, options: Options, head: HeadInfo, limits: Limits)
         check_elements(shape, limits, path="features")  # few features may become many logits
     if options.top_k is not None or options.class_names is not None:
         _check_classes(options, head.num_classes)
-    # What was read from lists as float32 is rounded and finite already.
-    is_read = is_list and numbers.dtype == FLOAT32
-    features = cast("FloatArray", numbers) if is_read else checks.round_features(numbers, head.dtype)
+    features: Features
+    # What is sparse, or was read from lists as float32, is rounded and finite already.
+    if isinstance(numbers, SparseRows) or (is_list and numbers.dtype == FLOAT32):
+        features = cast("Features", numbers)
+    else:
+        features = checks.round_features(numbers, head.dtype)
     dtype = head.dtype if options.dtype is None else _dtype(options, head.dtype)
     return features, Scale(shape, len(batch_shape), dtype)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.errors import Invalid
 from service.types import Operation, ScoreRequest, ScoreResult
-from service.wire import arrays, json_writer, media, nested
+from service.wire import arrays, json_writer, media, nested, sparse
 from service.wire.fields import FLOAT32, HeadOf, assemble, own_dtype
 from service.wire.json_reader import read_object
 from service.wire.limits import Limits
@@ -26,6 +26,7 @@ __all__ = ["accepted", "decode", "decode_result", "encode", "encode_json", "enco
 INTEGER_OUTPUTS = {"classes", "decisions", "top_classes", "count", "contributions.features"}
 TEXT_OUTPUTS = {"predicted_names", "decided_names", "top_names", "model", "version"}
 
+_PART = f"{sparse.FIELD}."
 _CONTRIBUTIONS = {"contributions.features": "features", "contributions.values": "values"}
 
 # What a client reads comes from the server that it chose to ask.
@@ -100,7 +101,7 @@ def encode_request(
     ----------
     operation : "softmax", "loss" or "predict"
     fields : mapping of field name to value
-        Arrays or nested lists, numbers, text; None is left out.
+        Arrays or nested lists, numbers, text, or for sparse features a dict of their parts; None is left out.
     media_type : str
         JSON or npz; both say the same, so float32 logits bring their dtype along in JSON.
 
@@ -114,12 +115,11 @@ def encode_request(
         logits = said.get("logits")
         if isinstance(logits, np.ndarray) and own_dtype(logits) == FLOAT32:
             said.setdefault("dtype", "float32")
-        return json_writer.dumps(
-            {name: json_writer.plain(_widened(value)) for name, value in said.items()}
-        ), {}
+        return json_writer.dumps({name: _as_json(value) for name, value in said.items()}), {}
     kinds = FIELDS[operation]
     in_body = {name for name in said if kinds.get(name) in (ARRAY, TENSOR) or name == "class_names"}
-    body = arrays.write_npz({name: _sent_array(name, said[name]) for name in said if name in in_body})
+    sent = dict(_flattened({name: value for name, value in said.items() if name in in_body}))
+    body = arrays.write_npz({name: _sent_array(name, value) for name, value in sent.items()})
     return body, {name: _query_text(said[name]) for name in said if name not in in_body}
 
 
@@ -153,17 +153,30 @@ def _read_binary(
     limits: Limits,
     named: tuple[str, str | None] | None,
 ) -> dict[str, Any]:
-    sent: dict[str, NDArray[Any]]
+    sent: dict[str, Any]
     if kind == media.NPZ:
         sent = arrays.read_npz(body, limits)
     else:
         (name,) = REQUIRED[operation]
         sent = {name: arrays.read_npy(body, limits, path=name)}
+    if operation == "predict":
+        sent = _with_parts(sent)
     check_names(operation, [*sent, *(name for name, _ in query)], named)
     said = parse_query(operation, query)
     if twice := sent.keys() & said.keys():
         raise Invalid("option_type", "expected it in the archive or in the query, got both", path=min(twice))
     return sent | said
+
+
+def _with_parts(sent: dict[str, Any]) -> dict[str, Any]:
+    """Put what an archive has as `features.indptr` and so on together, as an object in JSON has it."""
+    parts = {name: array for name, array in sent.items() if name.startswith(_PART)}
+    if not parts:
+        return sent
+    if sparse.FIELD in sent:
+        raise Invalid("unknown_field", f"expected {sparse.FIELD} once, dense or sparse", path=min(parts)[:40])
+    whole = {name: array for name, array in sent.items() if name not in parts}
+    return whole | {sparse.FIELD: {name.removeprefix(_PART): array for name, array in parts.items()}}
 
 
 def encode_json(result: ScoreResult) -> bytes:
@@ -180,6 +193,12 @@ def encode_json(result: ScoreResult) -> bytes:
     return json_writer.write(answer, result.outputs.values())
 
 
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_json(part) for name, part in value.items()}
+    return json_writer.plain(_widened(value))
+
+
 def _widened(value: Any) -> Any:
     """Give floats all their digits: those that suffice for float32 may round differently by way of float64."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
@@ -188,7 +207,7 @@ def _widened(value: Any) -> Any:
 
 
 def _sent_array(name: str, value: Any) -> NDArray[Any]:
-    if isinstance(value, np.ndarray) or name in {"labels", "class_names"}:
+    if isinstance(value, np.ndarray) or name in {"labels", "class_names"} or name.startswith(_PART):
         return np.asarray(value)
     try:
         # numpy would make text of all numbers among which the string "-Infinity" masks a class.

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, get_args
 from service.errors import MAX_OFFENCES
 from service.rules import ABSTAIN, PRIORS
 from service.types import Operation, Reduction
-from service.wire import media
+from service.wire import media, sparse
 from service.wire.nested import NON_FINITE
 from service.wire.options import CHOICES, FIELDS, REQUIRED, Options
 from service.wire.outputs import KNOWN
@@ -27,6 +27,7 @@ def _tensor(description: str, leaf: Schema) -> Schema:
 
 _NUMBER: Schema = {"type": "number"}
 _INTEGER: Schema = {"type": "integer"}
+_INDEX: Schema = {"type": "integer", "minimum": 0}
 _TEXT: Schema = {"type": "string"}
 _FLOAT: Schema = {"anyOf": [_NUMBER, {"enum": list(NON_FINITE)}]}
 
@@ -38,9 +39,21 @@ _FIELDS: dict[str, Schema] = {
         "minItems": 1,
     },
     "features": {
-        "description": "Raw features [..., num_features] of the head.",
-        "type": "array",
-        "items": {"anyOf": [_NUMBER, {"type": "array", "items": {}}]},
+        "description": "Raw features [..., num_features] of the head; sparse rows as scipy's csr_array has them.",
+        "anyOf": [
+            {"type": "array", "items": {"anyOf": [_NUMBER, {"type": "array", "items": {}}]}},
+            {
+                "type": "object",
+                "properties": {
+                    "indptr": {"type": "array", "items": _INDEX, "minItems": 1},
+                    "indices": {"type": "array", "items": _INDEX},
+                    "data": {"type": "array", "items": _NUMBER},
+                    "num_features": {"type": "integer", "minimum": 1},
+                },
+                "required": list(sparse.PARTS),
+                "additionalProperties": False,
+            },
+        ],
     },
     "labels": _tensor(
         "Ground truth: class indices (or names) with the shape of the logits without the class axis, "
@@ -247,6 +260,17 @@ EXAMPLES: dict[Operation, dict[str, Schema]] = {
                 "labels": [7],
                 "outputs": ["classes", "loss", "contributions"],
                 "top_contributions": 5,
+            },
+        },
+        "sparse": {
+            "summary": "Two sparse rows, the second of zeros alone",
+            "value": {
+                "features": {
+                    "indptr": [0, 3, 3],
+                    "indices": [10, 43, 51],
+                    "data": [4, 16, 15.5],
+                    "num_features": 64,
+                },
             },
         },
         "named": {

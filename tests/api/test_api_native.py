@@ -5,6 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
@@ -285,3 +286,42 @@ def test_the_vectors_are_the_ones_of_the_contract() -> None:
     assert {vector["op"] for vector in VECTORS} == {"softmax", "cross_entropy"}
     assert sum("error" in vector["expected"] for vector in VECTORS) >= 10
     assert Path(ROOT / "tests/golden/vectors.jsonl").stat().st_size > 50_000
+
+
+SPARSE = {"indptr": [0, 2, 2], "indices": [20, 43], "data": [4, 16], "num_features": 64}
+
+
+async def test_sparse_features_get_the_answer_of_the_dense_ones(serve: Serve) -> None:
+    dense = np.zeros((2, 64))
+    dense[0, [20, 43]] = [4, 16]
+    options = {"labels": [1, 2], "outputs": ["logits", "loss", "predicted_names", "contributions"]}
+    async with serve() as client:
+        expected = await client.post("/predict", json={"features": dense.tolist(), **options})
+        answer = await client.post("/predict", json={"features": SPARSE, **options})
+        named = await client.post("/models/digits/versions/1/predict", json={"features": SPARSE, **options})
+    assert answer.status_code == named.status_code == 200, answer.text
+    assert answer.json() == named.json() == expected.json()
+
+
+JUNK: list[Any] = [-1, 0, 2, 64, 2**63, -(2**70), 0.5, 1e39, None, "NaN", "x", [], {}, [1], [[1]], True]
+
+
+async def test_no_change_to_sparse_features_is_a_fault_of_ours(serve: Serve) -> None:
+    """Mutations of a good request: each is answered, or refused with a place."""
+    random = Random(7)
+    statuses = set()
+    async with serve() as client:
+        for _ in range(300):
+            features = json.loads(json.dumps(SPARSE))
+            for _ in range(random.randint(1, 2)):
+                name = random.choice(sorted(features))
+                numbers = features[name]
+                if isinstance(numbers, list) and numbers and random.random() < 0.7:
+                    numbers[random.randrange(len(numbers))] = random.choice(JUNK)
+                else:
+                    features[name] = random.choice(JUNK)
+            answer = await client.post("/predict", json={"features": features})
+            statuses.add(answer.status_code)
+            if answer.status_code != 200:
+                assert answer.json()["errors"][0]["path"].startswith("features"), answer.text
+    assert statuses == {200, 422}

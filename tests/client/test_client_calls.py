@@ -5,10 +5,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from service.client.answers import Answer
 from service.client.attempts import Steps
-from service.client.calls import NPZ_FROM_ELEMENTS, logits_fields
+from service.client.calls import NPZ_FROM_ELEMENTS, features_fields, logits_fields
 from service.client.endpoints import Client
 from service.types import Operation, Output, ScoreRequest, ScoreResult
 from service.wire import media, native
@@ -101,7 +102,7 @@ def test_options_arrive_as_they_were_meant(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["json", "npz"])
 def test_a_masked_class_stays_masked(kind: str) -> None:
     request = decoded("softmax", sent("softmax", logits_fields([[0.0, -np.inf]], {}), media=kind))
-    assert request.values.tolist() == [[0.0, -np.inf]]
+    assert request.dense.tolist() == [[0.0, -np.inf]]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,25 @@ def test_the_size_chooses_how_arrays_travel(shape: tuple[int, ...], media_type: 
     request = sent("softmax", logits_fields(np.zeros(shape), {}))
     assert request.headers["content-type"] == media_type
     assert request.headers["accept"] == media_type
+
+
+@pytest.mark.parametrize(
+    ("shape", "entries", "media_type"),
+    [
+        ((1, 10**6), 3, media.JSON),
+        ((1, 10**6), NPZ_FROM_ELEMENTS // 2, media.NPZ),
+        ((NPZ_FROM_ELEMENTS, 10), 0, media.NPZ),
+        ((2, 10), 0, media.JSON),
+        ((0, 10), 0, media.NPZ),
+    ],
+)
+def test_what_is_there_of_sparse_features_chooses_how_they_travel(
+    shape: tuple[int, int], entries: int, media_type: str
+) -> None:
+    indices = np.arange(entries)
+    features = csr_array((np.ones(entries), (np.zeros(entries, int), indices)), shape=shape)
+    request = sent("predict", features_fields(features, {}))
+    assert request.headers["content-type"] == media_type
 
 
 def test_labels_count_towards_the_size() -> None:

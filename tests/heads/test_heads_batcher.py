@@ -302,3 +302,31 @@ def test_rows_in_are_rows_out_in_order_and_as_if_alone(
 
     for start, (n, result) in enumerate(zip(sizes, asyncio.run(run()), strict=True)):
         check(result, *range(start, start + n))
+
+
+async def test_what_is_no_array_is_stacked_and_weighed_as_its_maker_says() -> None:
+    """Lists of arrays stand for rows that are laid out otherwise."""
+    ran: list[tuple[list[Array], threading.Thread]] = []
+
+    def function(stacked: list[Array]) -> tuple[Array, ...]:
+        ran.append((stacked, threading.current_thread()))
+        return (np.array([row.sum() for row in stacked]),)
+
+    batch = Batcher(
+        function,
+        inline_rows=3,
+        max_batch_rows=100,
+        max_queue_rows=100,
+        stack=lambda parts: [row for part in parts for row in part],
+        weigh=lambda part: sum(row.size for row in part),
+    )
+    ones = [np.ones(1), np.ones(2)]
+    together = await asyncio.gather(batch.submit(ones), batch.submit([np.ones(3)]))
+    assert [batched.arrays[0].tolist() for batched in together] == [[1, 2], [3]]
+    assert [batched.batch_rows for batched in together] == [3, 3]
+    alone = await batch.submit(ones)
+    assert alone.arrays[0].tolist() == [1, 2]
+    assert [len(stacked) for stacked, _ in ran] == [3, 2]
+    here = threading.current_thread()
+    assert [thread is here for _, thread in ran] == [False, True], "6 weigh more than 3, and 3 do not"
+    batch.close()

@@ -154,6 +154,30 @@ def test_a_float64_head_is_read_in_float64() -> None:
     assert found.weights[0, 0] == 0.1
 
 
+STORED_AS_FLOAT16 = {
+    "matmul": "W = Cast <to = 1> (H) b = Cast <to = 1> (c) x = MatMul(features, W) logits = Add(x, b)",
+    "gemm": "W = Cast <to = 1> (H) b = Cast <to = 1> (c) logits = Gemm(features, W, b)",
+}
+
+
+@pytest.mark.parametrize("body", STORED_AS_FLOAT16.values(), ids=STORED_AS_FLOAT16)
+def test_weights_stored_as_float16_are_read_in_the_type_that_is_computed_in(body: str) -> None:
+    # The text form of ONNX takes the bits of a float16, not its value.
+    bits = {float(x): int(np.float16(x).view(np.uint16)) for x in (0.5, -1, 1, 2, 3, 4, 5, 6)}
+    constants = (
+        f"float16[3,2] H = {{{', '.join(str(bits[x]) for x in (1, 2, 3, 4, 5, 6))}}}, "
+        f"float16[2] c = {{{bits[0.5]}, {bits[-1]}}}"
+    )
+    model = graph(body, constants)
+    found = read(model)
+    assert found is not None
+    assert found.weights.dtype == found.bias.dtype == np.float32
+    np.testing.assert_array_equal(found.weights, WEIGHTS)
+    np.testing.assert_array_equal(found.bias, BIAS)
+    features = np.array([[1, -2, 3], [0.5, 0, 4]], np.float32)
+    np.testing.assert_array_equal(features @ found.weights + found.bias, run(model, features))
+
+
 SQUARE = "float[3,3] V = {1, 0, 0, 0, 1, 0, 0, 0, 1}"
 NOT_LINEAR = {
     "relu after": ("x = Gemm(features, W, b) logits = Relu(x)", f"{W}, {B}"),
@@ -165,6 +189,14 @@ NOT_LINEAR = {
     "bias that is computed": ("x = MatMul(features, W) c = Neg(b) logits = Add(x, c)", f"{W}, {B}"),
     "gemm bias that is computed": ("c = Neg(b) logits = Gemm(features, W, c)", f"{W}, {B}"),
     "weights that are computed": ("V = Neg(W) logits = Gemm(features, V, b)", f"{W}, {B}"),
+    "features rounded to float16": (
+        "h = Cast <to = 10> (features) x = Cast <to = 1> (h) logits = Gemm(x, W, b)",
+        f"{W}, {B}",
+    ),
+    "weights cast from integers": (
+        "W = Cast <to = 1> (V) logits = MatMul(features, W)",
+        "int32[3,2] V = {1, 2, 3, 4, 5, 6}",
+    ),
     "a sum of constants": ("logits = Add(b, b)", B),
     "another maker's gemm": ("logits = com.other.Gemm(features, W, b)", f"{W}, {B}"),
     "features turned": ("logits = Gemm <transA = 1> (features, W, b)", f"{W}, {B}"),

@@ -11,12 +11,16 @@ import pytest
 from folders import BIAS, DESCRIPTION, GOLDEN, LINEAR, WEIGHTS, load, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from sklearn.datasets import load_digits
 
 from service.errors import Invalid, ModelError
+from service.heads import sparse
+from service.heads.engine import NonFiniteLogits
 from service.heads.graphs import Linear, build_linear, read_linear
+from service.heads.handle import Head
 from service.heads.repository import Repository
-from service.types import FloatArray
+from service.types import FloatArray, SparseRows
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -276,3 +280,95 @@ def test_a_float32_head_keeps_the_accuracy_it_states_on_scaled_digits(digits: Re
     error = np.abs(head.run(pixels) - exact)
     assert (error <= allowed).all()
     assert error.max() > 0
+
+
+# Sparse rows
+
+RELU = (
+    '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] features) => (float[N,2] logits) '
+    "<float[3,2] W = {1, 2, 3, 4, 5, 6}> { x = Relu(features) logits = MatMul(x, W) }"
+)
+
+SUMS = f"float[20000,2] W = {{{', '.join(['1'] * 40_000)}}}"
+
+
+def rows_of(dense: FloatArray) -> SparseRows:
+    found = csr_array(dense)
+    return SparseRows(
+        found.indptr.astype(np.int64), found.indices.astype(np.int64), found.data, dense.shape[1]
+    )
+
+
+def wide_head(tmp_path: Path, num_features: int = 20_000) -> tuple[Head, Linear]:
+    random = np.random.default_rng(0)
+    weights = random.normal(size=(num_features, 8)).astype(np.float32)
+    linear = Linear(weights, random.normal(size=8).astype(np.float32))
+    write(tmp_path, "texts", model=build_linear(linear))
+    repository = load(tmp_path)
+    return repository.head(repository.info(None, None)), linear
+
+
+@pytest.mark.parametrize("density", [0.0, 0.002, 0.5])
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_sparse_rows_get_the_logits_of_the_dense_ones_within_the_bound(
+    tmp_path: Path, density: float, count: int
+) -> None:
+    head, linear = wide_head(tmp_path)
+    random = np.random.default_rng(1)
+    dense = random.normal(size=(count, 20_000)) * (random.random((count, 20_000)) < density)
+    dense = dense.astype(np.float32)
+    logits = head.run(rows_of(dense))
+    weights = linear.weights.astype(np.float64)
+    allowed = 20_000 * 2.0**-24 * (np.abs(dense) @ np.abs(weights) + np.abs(linear.bias))
+    assert logits.shape == (count, 8)
+    assert logits.dtype == np.float32
+    for found in (logits, head.run(dense)):
+        assert (np.abs(found - (dense @ weights + linear.bias)) <= allowed).all()
+
+
+def test_a_head_that_is_not_linear_runs_sparse_rows_with_their_zeros(tmp_path: Path) -> None:
+    write(tmp_path, "bent", model=onnx.parser.parse_model(RELU).SerializeToString())
+    repository = load(tmp_path)
+    head = repository.head(repository.info(None, None))
+    rows = rows_of(np.array([[0, -1, 2], [0, 0, 0], [3, 0, 0]], np.float32))
+    assert [head.is_read] == [False]
+    for _ in range(2):
+        assert not head.is_linear()
+        assert [head.is_read] == [True]
+        assert head.run(rows).tolist() == [[10, 12], [0, 0], [3, 6]]
+
+
+def test_what_sparse_rows_cost_depends_on_what_is_there_only_where_the_head_is_linear(tmp_path: Path) -> None:
+    head, _ = wide_head(tmp_path)
+    text, full = rows_of(np.eye(1, 20_000, 7, np.float32)), rows_of(np.ones((1, 20_000), np.float32))
+    assert head.cost(text) < head.cost(full)
+    text_of_bent = RELU.replace("N,3", "N,20000").replace("float[3,2] W = {1, 2, 3, 4, 5, 6}", SUMS)
+    write(tmp_path, "bent", model=onnx.parser.parse_model(text_of_bent).SerializeToString())
+    repository = load(tmp_path)
+    bent = repository.head(repository.info("bent", None))
+    assert bent.cost(text) == bent.cost(full)
+
+
+@pytest.mark.parametrize("density", [0.001, 1.0])
+def test_a_sparse_row_that_overflows_is_named_among_all_blocks(
+    tmp_path: Path, density: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, _ = wide_head(tmp_path)
+    monkeypatch.setattr(sparse, "BLOCK_NUMBERS", 40_000)  # two rows at a time
+    dense = (np.random.default_rng(0).random((5, 20_000)) < density).astype(np.float32)
+    dense[3] *= 3e38
+    with pytest.raises(NonFiniteLogits) as raised:
+        head.run(rows_of(dense))
+    assert raised.value.row == 3
+    assert raised.value.offences[0].path == "features[3]"
+
+
+def test_sparse_contributions_are_the_dense_ones(tmp_path: Path) -> None:
+    head, _ = wide_head(tmp_path)
+    dense = np.zeros((2, 20_000), np.float32)
+    dense[0, [5, 600, 19_999]] = [1, -2, 3]
+    classes = np.array([1, 7])
+    for found, expected in zip(
+        head.contributions(rows_of(dense), classes, 4), head.contributions(dense, classes, 4), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)

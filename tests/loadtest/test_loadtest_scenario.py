@@ -47,8 +47,8 @@ def test_bodies_are_what_the_service_reads(route: Operation, media: Literal["jso
 
 def test_features_look_like_pixels() -> None:
     for request in decoded(Scenario(URL, rows=20)):
-        assert set(np.unique(request.values)) <= set(range(GREY_LEVELS))
-        assert len(np.unique(request.values)) == GREY_LEVELS
+        assert set(np.unique(request.dense)) <= set(range(GREY_LEVELS))
+        assert len(np.unique(request.dense)) == GREY_LEVELS
 
 
 def test_a_head_is_asked_for_by_name() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.errors import NotFound, NotReady, RequestError, TooLarge
-from service.types import HeadInfo, Operation, ScoreRequest
+from service.types import HeadInfo, Operation, ScoreRequest, SparseRows
 from service.wire.fields import assemble
 from service.wire.limits import Limits
 
@@ -59,10 +59,10 @@ def test_logits_of_json_are_float64_unless_float32_is_asked_for() -> None:
     assert (request.operation, request.axis, request.temperature, request.top_k) == ("softmax", 1, 1.0, None)
     assert request.outputs == ("probabilities", "classes")
     assert (request.labels, request.head, request.class_names) == (None, None, None)
-    assert request.values.dtype == request.dtype == np.float64
-    assert request.values.tolist() == LOGITS
+    assert request.dense.dtype == request.dtype == np.float64
+    assert request.dense.tolist() == LOGITS
     rounded = softmax(dtype="float32")
-    assert rounded.values.dtype == rounded.dtype == np.float32
+    assert rounded.dense.dtype == rounded.dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_logits_of_json_are_float64_unless_float32_is_asked_for() -> None:
 )
 def test_arrays_keep_the_type_they_can_be_computed_in(sent: type, computed: type) -> None:
     request = softmax(logits=np.array(LOGITS).astype(sent))
-    assert request.values.dtype == request.dtype == computed
-    assert softmax(logits=np.array(LOGITS).astype(sent), dtype="float64").values.dtype == np.float64
+    assert request.dense.dtype == request.dtype == computed
+    assert softmax(logits=np.array(LOGITS).astype(sent), dtype="float64").dense.dtype == np.float64
 
 
 @pytest.mark.parametrize(("axis", "found"), [(-1, 2), (2, 2), (0, 0), (-3, 0), (1, 1)])
@@ -146,7 +146,7 @@ def test_logits_without_a_softmax_are_refused_at_their_place(logits: Any, code: 
 
 
 def test_what_is_infinite_in_float32_alone_is_refused_there_alone() -> None:
-    assert softmax(logits=[1, -1e39]).values[1] == -1e39
+    assert softmax(logits=[1, -1e39]).dense[1] == -1e39
     assert refused("softmax", logits=[1, -1e39], dtype="float32") == ("float32_overflow", "logits[1]")
 
 
@@ -225,15 +225,15 @@ def test_of_two_faults_the_first_in_the_contracts_order_is_found(
 def test_features_take_the_heads_type_and_the_answer_too() -> None:
     request = predict()
     assert request.operation == "predict"
-    assert request.values.dtype == request.dtype == np.float32
+    assert request.dense.dtype == request.dtype == np.float32
     assert request.values.shape == (2, 64)
     assert request.axis == 1
     assert request.head == head()
     double = predict(dtype="float64")
-    assert double.values.dtype == np.float32
+    assert double.dense.dtype == np.float32
     assert double.dtype == np.float64
     wide = predict(head(dtype=np.dtype(np.float64)), features=np.zeros(64, np.float16))
-    assert wide.values.dtype == wide.dtype == np.float64
+    assert wide.dense.dtype == wide.dtype == np.float64
     assert wide.axis == 0
 
 
@@ -261,7 +261,12 @@ def test_an_empty_batch_of_features_is_a_batch() -> None:
         (np.zeros((64, 1)), "features_shape", "features"),
         (None, "features_type", "features"),
         ([[0.0] * 63 + ["x"]], "features_type", "features[0][63]"),
-        ({"indptr": [0], "indices": [], "data": [], "num_features": 64}, "features_type", "features"),
+        ({"indptr": [0]}, "missing_field", "features.indices"),
+        (
+            {"indptr": [0], "indices": [], "data": [], "num_features": 9},
+            "features_shape",
+            "features.num_features",
+        ),
         (np.zeros(64, bool), "features_type", "features"),
         (["NaN"] + [0.0] * 63, "non_finite_features", "features[0]"),
         ([0.0] * 63 + ["-Infinity"], "non_finite_features", "features[63]"),
@@ -381,3 +386,21 @@ def test_few_features_that_become_too_many_rows_or_logits_are_refused() -> None:
         predict(head(num_features=1), features=np.zeros((51, 1)))
     with pytest.raises(TooLarge, match="ELEMENTS"):
         predict(head(num_features=1, num_classes=500), features=np.zeros((3, 1)))
+
+
+def test_sparse_features_are_rows_of_the_head() -> None:
+    parts = {"indptr": [0, 1, 1], "indices": [63], "data": [0.1], "num_features": 64}
+    request = predict(features=parts, labels=[0, 1])
+    assert isinstance(request.values, SparseRows)
+    assert request.values.shape == (2, 64)
+    assert request.values.data.tolist() == [np.float32(0.1)]
+    assert request.axis == 1
+    assert request.dtype == np.float32
+
+
+def test_the_logits_of_sparse_features_are_bounded_though_their_zeros_are_not() -> None:
+    parts = {"indptr": [0] * 41, "indices": [], "data": [], "num_features": 10**7}
+    assert predict(head(num_features=10**7), features=parts).values.shape == (40, 10**7)
+    with pytest.raises(TooLarge) as raised:
+        predict(head(num_features=10**7, num_classes=LIMITS.elements // 40 + 1), features=parts)
+    assert (raised.value.code, raised.value.offences[0].path) == ("elements_too_many", "features")

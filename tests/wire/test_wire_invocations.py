@@ -464,7 +464,7 @@ def test_any_bytes_in_any_form_are_read_or_refused(body: bytes, media_type: str)
 )
 def test_csv_and_json_round_alike(rows: list[list[float]]) -> None:
     def values(body: object, content_type: str = "") -> NDArray[Any]:
-        return decode(body, content_type).request.values
+        return decode(body, content_type).request.dense
 
     expected = values({"instances": rows})
     text = "\n".join(",".join(map(repr, row)) for row in rows).encode()

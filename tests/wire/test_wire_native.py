@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.errors import Invalid, Malformed, RequestError, UnsupportedMedia
-from service.types import HeadInfo, Labels, Operation, Output, Reduction, ScoreRequest, ScoreResult
+from service.types import (
+    HeadInfo,
+    Labels,
+    Operation,
+    Output,
+    Reduction,
+    ScoreRequest,
+    ScoreResult,
+    SparseRows,
+)
 from service.wire import json_writer, native
 from service.wire.arrays import write_npy, write_npz
 from service.wire.limits import Limits
@@ -82,7 +91,7 @@ def assert_equal(left: Any, right: Any) -> None:
 
 def test_a_json_body_is_a_request() -> None:
     request = decode("loss", b'{"logits": [[0.5, 1.5]], "labels": [1], "top_k": 1}')
-    assert request.values.tolist() == [[0.5, 1.5]]
+    assert request.dense.tolist() == [[0.5, 1.5]]
     assert request.top_k == 1
     assert request.labels is not None
     assert request.labels.values.tolist() == [1]
@@ -102,7 +111,7 @@ def test_few_and_many_rows_are_the_same_request(operation: Operation, rows: int)
     request = decode(operation, json.dumps(fields).encode())
     expected = tensor.astype(HEAD.dtype) if operation == "predict" else tensor
     np.testing.assert_array_equal(request.values, expected, strict=True)
-    assert request.values.flags.c_contiguous
+    assert request.dense.flags.c_contiguous
 
 
 @pytest.mark.parametrize(
@@ -135,7 +144,7 @@ def test_npz_brings_arrays_by_name_and_options_in_the_query() -> None:
     )
     query = (("reduction", "sum"), ("label_smoothing", "0.25"), ("outputs", "loss,gradient"))
     request = decode("loss", body, NPZ, query)
-    assert request.values.dtype == request.dtype == np.float32
+    assert request.dense.dtype == request.dtype == np.float32
     assert request.outputs == ("loss", "gradient")
     assert request.class_names == ("x", "yy", "zzz")
     assert request.labels is not None
@@ -148,15 +157,15 @@ def test_npy_brings_logits_or_features_alone() -> None:
     assert decode("softmax", write_npy(LOGITS), NPY, (("top_k", "2"),)).top_k == 2
     request = decode("predict", write_npy(np.zeros((5, 4), np.float64)), NPY)
     assert request.values.shape == (5, 4)
-    assert request.values.dtype == np.float32
+    assert request.dense.dtype == np.float32
 
 
 def test_arrays_of_any_order_are_read_as_they_were() -> None:
     array = np.arange(24.0).reshape(2, 3, 4)
     for sent in (array, np.asfortranarray(array), array.astype(">f8"), array.astype("<f4")):
         request = decode("softmax", write_npy(sent), NPY, (("axis", "1"),))
-        assert request.values.tolist() == array.tolist()
-        assert request.values.flags.c_contiguous
+        assert request.dense.tolist() == array.tolist()
+        assert request.dense.flags.c_contiguous
 
 
 def test_an_empty_batch_travels_as_npz() -> None:
@@ -297,7 +306,7 @@ def test_json_and_npz_say_the_same_request(said: tuple[Operation, dict[str, Any]
     assert_equal(*read)
     tensor = fields.get("logits", fields.get("features"))
     assert tensor is not None
-    np.testing.assert_array_equal(read[0].values, tensor.astype(read[0].values.dtype), strict=True)
+    np.testing.assert_array_equal(read[0].dense, tensor.astype(read[0].dense.dtype), strict=True)
 
 
 def test_the_query_of_json_is_empty_and_that_of_npz_plain_text() -> None:
@@ -328,7 +337,7 @@ def test_masks_in_lists_are_sent_either_way() -> None:
     for logits in ([[1, "-Infinity"]], [[1, -math.inf]], [(1.0, -math.inf)], np.array([[1, -np.inf]])):
         for media_type in (JSON, NPZ):
             body, _ = native.encode_request("softmax", {"logits": logits}, media_type)
-            assert decode("softmax", body, media_type).values.tolist() == [[1.0, -math.inf]]
+            assert decode("softmax", body, media_type).dense.tolist() == [[1.0, -math.inf]]
 
 
 def test_a_nan_is_sent_as_it_is_and_refused_by_the_service_never_as_null() -> None:
@@ -353,7 +362,7 @@ def test_arrays_of_foreign_byte_order_and_layout_are_sent() -> None:
         body, query = native.encode_request("loss", fields, media_type)
         request = decode("loss", body, media_type, tuple(query.items()))
         assert request.dtype == np.float32
-        assert request.values.tolist() == LOGITS.astype(np.float32).tolist()
+        assert request.dense.tolist() == LOGITS.astype(np.float32).tolist()
 
 
 @pytest.mark.parametrize("logits", [[["1.0", 2]], [[None, 1]], [[True, "x"]]])
@@ -633,3 +642,59 @@ def test_any_query_raises_nothing_but_errors_for_its_sender(data: st.DataObject)
     )
     query = tuple(data.draw(st.lists(st.tuples(names, texts), max_size=4)))
     assert code_of("softmax", write_npy(LOGITS), NPY, query)
+
+
+# Sparse features
+
+CSR: dict[str, Any] = {
+    "indptr": np.array([0, 1, 1, 3], np.int32),
+    "indices": np.array([2, 0, 3], np.int32),
+    "data": np.array([0.1, -1, 2], np.float32),
+    "num_features": 4,
+}
+
+
+@pytest.mark.parametrize("media_type", [JSON, NPZ])
+def test_sparse_features_come_back_as_they_were_written(media_type: str) -> None:
+    body, query = native.encode_request("predict", {"features": CSR, "outputs": ["logits"]}, media_type)
+    request = decode("predict", body, media_type, tuple(query.items()))
+    assert isinstance(request.values, SparseRows)
+    expected = [[0, 0, np.float32(0.1), 0], [0] * 4, [-1, 0, 0, 2]]
+    assert request.values.to_dense().tolist() == expected
+    assert request.outputs == ("logits",)
+
+
+def test_an_archive_names_the_parts_of_sparse_features() -> None:
+    parts = {f"features.{name}": np.asarray(part) for name, part in CSR.items()}
+    assert decode("predict", write_npz(parts), NPZ).values.shape == (3, 4)
+    code, path = refused("predict", write_npz(parts | {"features.shape": np.zeros(2)}), NPZ)
+    assert (code, path) == ("unknown_field", "features.shape")
+    del parts["features.data"]
+    assert refused("predict", write_npz(parts), NPZ) == ("missing_field", "features.data")
+    both = parts | {"features": np.zeros((1, 4))}
+    assert refused("predict", write_npz(both), NPZ) == ("unknown_field", "features.indices")
+    logits = {"logits": LOGITS, "features.data": np.zeros(1)}
+    assert refused("softmax", write_npz(logits), NPZ) == ("unknown_field", "features.data")
+
+
+@pytest.mark.parametrize("features", [{}, {"data": {}}, {"indptr": {"indptr": [0]}}, [{}], {"": None}])
+def test_objects_that_are_no_sparse_features_are_refused(features: Any) -> None:
+    assert code_of("predict", json.dumps({"features": features}).encode()) in {
+        "missing_field",
+        "features_type",
+        "unknown_field",
+    }
+
+
+def test_a_large_body_of_sparse_features_is_read_as_a_small_one_is() -> None:
+    """From some length on simdjson has the first look, and must leave this to the other reader."""
+    entries = 800
+    features = {
+        "indptr": list(range(entries + 1)),
+        "indices": [1] * entries,
+        "data": [0.5] * entries,
+        "num_features": 4,
+    }
+    request = decode("predict", json.dumps({"features": features}).encode())
+    assert isinstance(request.values, SparseRows)
+    assert request.values.to_dense().sum() == entries / 2

@@ -176,12 +176,12 @@ def test_the_forms_of_the_documentation_are_read() -> None:
         b'{"inputs": [[1.0], [2.0], [5.0]]}',
         b'{"inputs": {"features": [[1.0], [2.0], [5.0]]}}',
     ):
-        assert decode(body, "bare").request.values.tolist() == [[1], [2], [5]]
+        assert decode(body, "bare").request.dense.tolist() == [[1], [2], [5]]
     for body in (
         b'{"examples": [{"features": 1.0}, {"features": [2]}]}',
         b'{"context": {"features": 1}, "examples": [{}, {"features": 2.0}]}',
     ):
-        assert examples(body, "bare").values.tolist() == [[1], [2]]
+        assert examples(body, "bare").dense.tolist() == [[1], [2]]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_the_forms_of_the_documentation_are_read() -> None:
         (b'{"instances": [["NaN", 2, 3, 4]]}', "non_finite_features", "features[0][0]"),
         (b'{"instances": [[1, 2, 3, null]]}', "features_type", "features[0][3]"),
         (b'{"instances": [{"features": [1, 2, 3, 4], "labels": "x"}]}', "unknown_class_name", "labels[0]"),
-        (b'{"inputs": {"features": {}}}', "features_type", "features"),
+        (b'{"inputs": {"features": {}}}', "missing_field", "features.indptr"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_place(body: bytes, code: str, path: str) -> None:
@@ -230,10 +230,10 @@ def classified(model: str = "digits", **members: Any) -> ScoreRequest:
 def test_examples_are_rows_and_share_a_context() -> None:
     request = classified(examples=[{"features": [1, 2.5, 3, 4]}, {"features": ROWS[1]}])
     assert (request.outputs, request.class_names) == (("probabilities",), HEAD.class_names)
-    assert request.values.tolist() == [[1, 2.5, 3, 4], ROWS[1]]
+    assert request.dense.tolist() == [[1, 2.5, 3, 4], ROWS[1]]
     shared = classified(context={"features": ROWS[0]}, examples=[{}, {"features": ROWS[1]}])
-    assert shared.values.tolist() == ROWS
-    assert classified("softmax", examples=[{"logits": LOGITS[0]}]).values.tolist() == LOGITS[:1]
+    assert shared.dense.tolist() == ROWS
+    assert classified("softmax", examples=[{"logits": LOGITS[0]}]).dense.tolist() == LOGITS[:1]
     assert classified(examples=[{"features": ROWS[0]}], parameters={"temperature": 2}).temperature == 2
 
 

@@ -192,7 +192,7 @@ def test_numbers_may_be_written_one_by_one() -> None:
         decode(message + b"".join(b"\x2a" + bytes([len(part)]) + part for part in parts))
     parts[0] = tensor("features", "FP32", [2, 4], 2 * features)
     request = decode(message + b"".join(b"\x2a" + bytes([len(part)]) + part for part in parts)).request
-    assert request.values.tolist() == [[0, 1, 2, 3]] * 2
+    assert request.dense.tolist() == [[0, 1, 2, 3]] * 2
     assert request.labels is not None
     assert request.labels.values.tolist() == [2, 1]
 
