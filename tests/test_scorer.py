@@ -22,7 +22,16 @@ from service.heads.repository import Repository
 from service.numeric.softmax import softmax
 from service.outcomes import Deliver, Gone, awaited
 from service.scorer import INLINE_COST, BatchLimits, Scorer
-from service.types import Features, FloatArray, HeadInfo, Labels, ScoreRequest, ScoreResult, SparseRows
+from service.types import (
+    Decision,
+    Features,
+    FloatArray,
+    HeadInfo,
+    Labels,
+    ScoreRequest,
+    ScoreResult,
+    SparseRows,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -349,7 +358,10 @@ def heads(root: Path, **models: bytes) -> Repository:
 async def test_sparse_rows_get_every_output_of_the_dense_ones(scorer: Scorer, repository: Repository) -> None:
     labels = Labels(np.array([1, 2, 3]), "index")
     names = tuple(name for name in OUTPUTS if name not in {"top_names", "one_hot"})
-    request = predicting(repository, FEATURES, *names, "contributions", labels=labels, top_k=2)
+    rules = Decision(costs=1.0 - np.eye(10))
+    request = predicting(
+        repository, FEATURES, *names, "contributions", labels=labels, top_k=2, decision=rules
+    )
     dense = await scorer.score(request)
     sparse = await scorer.score(request._replace(values=rows_of(FEATURES)))
     assert list(sparse.outputs) == list(dense.outputs)

@@ -6,7 +6,7 @@ what is not said is not sent, and the service decides.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar
 
 import httpx
 import numpy as np
@@ -64,6 +64,12 @@ class PredictOptions(LossOptions, total=False):
     version: str
     top_contributions: int
     decision: Mapping[str, Any]
+
+
+class Sparse(Protocol):
+    """Any of scipy's sparse formats."""
+
+    def tocsr(self) -> Any: ...
 
 
 class Calls(ABC, Generic[HttpT, TransportT]):
@@ -157,6 +163,15 @@ def logits_fields(logits: ArrayLike, options: SoftmaxOptions) -> dict[str, Any]:
     return {"logits": array, "dtype": dtype, **options}
 
 
+def features_fields(features: ArrayLike | Sparse, options: PredictOptions) -> dict[str, Any]:
+    """Lay sparse features out as they are sent; they are known by the method that all of scipy's formats have."""
+    if not hasattr(features, "tocsr"):
+        return {"features": features, **options}
+    rows = features.tocsr()
+    parts = {"indptr": rows.indptr, "indices": rows.indices, "data": rows.data}
+    return {"features": {**parts, "num_features": int(rows.shape[-1])}, **options}
+
+
 def _check_media(response: httpx.Response, media_type: str) -> None:
     """Refuse a page that somebody else answered with a good status."""
     if response.headers.get("content-type", "").partition(";")[0] != media_type:
@@ -164,8 +179,15 @@ def _check_media(response: httpx.Response, media_type: str) -> None:
 
 
 def _media(fields: Mapping[str, Any]) -> Literal["json", "npz"]:
-    elements = [np.asarray(fields[name]).size for name in TENSORS if name in fields]
+    elements = [_size(fields[name]) for name in TENSORS if name in fields]
     return "npz" if min(elements) == 0 or sum(elements) >= NPZ_FROM_ELEMENTS else "json"
+
+
+def _size(value: Any) -> int:
+    if not isinstance(value, dict):
+        return np.asarray(value).size
+    sizes = [np.asarray(part).size for part in value.values()]
+    return sum(sizes) if len(value["indptr"]) > 1 else 0
 
 
 def _completed(decoded: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,15 @@ from numpy.typing import ArrayLike
 
 from service.client.answers import Answer
 from service.client.attempts import Outcome, Steps, connection_failed
-from service.client.calls import Calls, LossOptions, PredictOptions, SoftmaxOptions, logits_fields
+from service.client.calls import (
+    Calls,
+    LossOptions,
+    PredictOptions,
+    SoftmaxOptions,
+    Sparse,
+    features_fields,
+    logits_fields,
+)
 
 T = TypeVar("T")
 
@@ -117,14 +125,18 @@ class Client(Calls[httpx.Client, httpx.BaseTransport]):
         return self._drive(self.score_steps("loss", fields, timeout_s))
 
     def predict(
-        self, features: ArrayLike, *, timeout_s: float | None = None, **options: Unpack[PredictOptions]
+        self,
+        features: ArrayLike | Sparse,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[PredictOptions],
     ) -> Answer:
         """Run a head on features, and take the loss where labels are given.
 
         Parameters
         ----------
-        features : array [..., num_features]
-            Raw features; the head's own type is computed in.
+        features : array [..., num_features], or scipy's sparse array or matrix [rows, num_features]
+            Raw features; the head's own type is computed in. Sparse ones travel without their zeros.
         timeout_s : float, optional
             In place of the client's.
         **options
@@ -151,7 +163,7 @@ class Client(Calls[httpx.Client, httpx.BaseTransport]):
         >>> answer.predicted_names[:3].tolist()
         ['zero', 'one', 'two']
         """
-        return self._drive(self.score_steps("predict", {"features": features, **options}, timeout_s))
+        return self._drive(self.score_steps("predict", features_fields(features, options), timeout_s))
 
     def models(self) -> list[dict[str, Any]]:
         """List the models with their versions, inputs, class names and digests."""
@@ -241,10 +253,14 @@ class AsyncClient(Calls[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         return await self._drive(self.score_steps("loss", fields, timeout_s))
 
     async def predict(
-        self, features: ArrayLike, *, timeout_s: float | None = None, **options: Unpack[PredictOptions]
+        self,
+        features: ArrayLike | Sparse,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[PredictOptions],
     ) -> Answer:
         """See `Client.predict`."""
-        return await self._drive(self.score_steps("predict", {"features": features, **options}, timeout_s))
+        return await self._drive(self.score_steps("predict", features_fields(features, options), timeout_s))
 
     async def models(self) -> list[dict[str, Any]]:
         """See `Client.models`."""

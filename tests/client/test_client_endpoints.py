@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from listening import listening
 from numpy.typing import NDArray
+from scipy import sparse
 from sklearn.datasets import load_digits
 
 from service.app import create_app
@@ -162,6 +163,22 @@ def test_predict_says_which_head_answered(url: str, kind: Literal["json", "npz"]
         assert answer.predicted_names.tolist() == [DIGITS[row.argmax()] for row in answer.probabilities]
         assert answer.contributions["features"].shape == (3, 4)
         assert answer.contributions["features"].dtype == np.int64
+
+
+@pytest.mark.parametrize("kind", ["json", "npz", "auto"])
+@pytest.mark.parametrize("made", [sparse.csr_array, sparse.csr_matrix, sparse.coo_array, sparse.lil_matrix])
+def test_sparse_features_get_the_answer_of_the_dense_ones(
+    url: str, kind: Literal["json", "npz", "auto"], made: Callable[[Any], Any]
+) -> None:
+    features = load_digits().data[:5]
+    with Client(url, media=kind) as client:
+        dense = client.predict(features, outputs=["logits", "classes", "contributions"])
+        found = client.predict(made(features), outputs=["logits", "classes", "contributions"])
+        nothing = client.predict(made(features[:0]))
+    np.testing.assert_array_equal(found.logits, dense.logits)
+    np.testing.assert_array_equal(found.classes, dense.classes)
+    np.testing.assert_array_equal(found.contributions["features"], dense.contributions["features"])
+    assert nothing.classes.size == 0
 
 
 def test_a_float32_head_answers_the_same_numbers_in_both_media(url: str) -> None:
