@@ -122,10 +122,14 @@ class Agreement:
         return agreed
 
     def change(self, change: Callable[[Value], Value]) -> Agreed:
-        """Replace the value by what is made of it; what `change` raises leaves it as it is. May wait for another."""
+        """Replace the value by what is made of it; what `change` raises leaves it as it is. May wait for another.
+
+        The same value again is no change.
+        """
         with self._store.lock():
             before = self.read()
-            return self._write(before.generation + 1, change(before.value))
+            after = change(before.value)
+            return before if after == before.value else self._write(before.generation + 1, after)
 
     def acknowledge(self, note: Note) -> None:
         """Say that this worker has done all up to a generation."""

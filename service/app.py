@@ -30,6 +30,8 @@ from service.api.v2_models import V2Models
 from service.api.v2_repository import V2Repository
 from service.api.vertex import VertexDialect
 from service.errors import StartError
+from service.heads.policy import read_policy
+from service.heads.remote import storage_at
 from service.heads.repository import Repository
 from service.metrics import Board, Metrics, Values
 from service.rollout import Rollout
@@ -52,6 +54,12 @@ with a stable `code` and the path of the first offender.
 ADMIN_KEY = HTTPBearer(
     scheme_name="admin key", description="Set by LOGITSERVE_ADMIN_KEY or LOGITSERVE_ADMIN_KEY_FILE."
 )
+# Whose form errors have where no route matches, by the beginning of a path.
+ERROR_BODIES = {
+    "/v2": v2.error_body,
+    "/v1/": v1.error_body,
+    invocations.PATH: invocations.error_body,
+}
 # How stale another worker's counts may be on /metrics; publishing a snapshot takes some 10 µs.
 PUBLISH_INTERVAL_S = 0.25
 
@@ -78,7 +86,7 @@ def create_app(
         request_timeout_s=settings.request_timeout_s,
         keys=Keys(settings.admin_key.get_secret_value()),
     )
-    repository = Repository(settings.models, provider=settings.provider, threads=threads)
+    repository = repository_of(settings, threads)
     batches = BatchLimits(
         batch_rows=settings.batch_rows_limit,
         queue_rows=max(1, settings.queue_rows_limit // settings.worker_count),
@@ -94,15 +102,22 @@ def create_app(
         agreement=Agreement(run_folder, slot, settings.worker_count),
         scorer=scorer,
         threads=threads,
+        # One looks for all: what it finds is agreed upon, and whoever takes its place looks on.
+        watch_interval_s=settings.watch_interval_s if slot == 0 else 0,
     )
     for routes in dialects(app, settings, limits):
         app.register(routes)
-    edge.error_bodies = {
-        "/v2": v2.error_body,
-        "/v1/": v1.error_body,
-        invocations.PATH: invocations.error_body,
-    }
+    edge.error_bodies = ERROR_BODIES
     return app
+
+
+def repository_of(settings: Settings, threads: int) -> Repository:
+    return Repository(
+        storage_at(settings.models, settings.cache_dir, settings.cache_limit_bytes),
+        policy=read_policy(settings.version_policy),
+        provider=settings.provider,
+        threads=threads,
+    )
 
 
 def dialects(app: "Application", settings: Settings, limits: Limits) -> list[list[Route]]:
@@ -180,6 +195,7 @@ class Application(FastAPI):
         agreement: Agreement,
         scorer: Scorer,
         threads: int,
+        watch_interval_s: float,
     ) -> None:
         super().__init__(
             title="logitserve",
@@ -194,6 +210,7 @@ class Application(FastAPI):
         self.repository, self.scorer, self.threads = repository, scorer, threads
         self.rollout = Rollout(repository, agreement, self.models_changed)
         self.shadow = Shadow(repository, metrics.shadowed, metrics.shadow_dropped)
+        self.watch_interval_s = watch_interval_s
         self.grpc: Server | None = None
         self.loaded = False
         self.hot: dict[tuple[str, str], ASGIApp] = {}
@@ -316,6 +333,8 @@ def _as_sent(path: str) -> bytes:
 async def lifespan(app: Application) -> AsyncIterator[None]:
     await app.rollout.start()
     tasks = [asyncio.create_task(app.rollout.run())]
+    if app.watch_interval_s:
+        tasks.append(asyncio.create_task(app.rollout.watch(app.watch_interval_s)))
     if app.board:
         tasks.append(asyncio.create_task(publish(app, app.board)))
     app.loaded = True

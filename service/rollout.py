@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from service.agreement import FIRST, Agreed, Agreement, Note, Value
-from service.errors import DeadlineExceeded, Invalid, StartError
+from service.errors import MAX_OFFENCES, DeadlineExceeded, Invalid, LogitserveError, StartError
 from service.heads.plan import Key, Plan
 from service.heads.repository import Repository
 from service.heads.storage import StoredVersion
@@ -24,6 +24,8 @@ WAIT_INTERVAL_S = 0.02
 # How long a handle that serves no more is kept for requests that found it before: reading and checking the largest
 # body takes less. Whoever comes later gets a 503.
 LINGER_S = 5.0
+# How long the others may take to follow what was noticed, before the log says so: loading the largest heads takes less.
+NOTICE_TIMEOUT_S = 60.0
 
 PART = "models"  # of the value agreed upon
 
@@ -68,6 +70,28 @@ class Rollout:
                     await self._asked.wait()
             self._asked.clear()
 
+    async def watch(self, interval_s: float) -> None:
+        """Do what `reload` does whenever something has changed at the location, until cancelled.
+
+        Only what two looks have found alike is acted upon: files that are still being copied differ from one to the
+        next. Who fails is tried again when its files change.
+        """
+        before: list[StoredVersion] = []
+        told = ""
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                found = await asyncio.to_thread(self._repository.stored)
+                if found == before:
+                    await self._notice(found)
+                before, told = found, ""
+            except LogitserveError as error:
+                if str(error) != told:
+                    _log.warning("looking for changed models: %s", error)
+                told = str(error)
+            except Exception:  # noqa: BLE001 - as in `run`
+                _log.exception("looking for changed models failed")
+
     async def load(self, model: str, version: str | None, deadline_s: float) -> None:
         """Let a version, or all that the folder has of a model, serve in every worker.
 
@@ -75,22 +99,23 @@ class Rollout:
         the reason where a version cannot be loaded (what served before still does), and `DeadlineExceeded` naming the
         workers that have not followed in time (they still will).
         """
-        await self._agree(lambda plan: plan.load(self._stored(), model, version), deadline_s)
+        policy = self._repository.policy
+        await self._agree(lambda plan: plan.load(self._stored(), model, version, policy), deadline_s)
 
     async def unload(self, model: str, version: str | None, deadline_s: float) -> None:
         """Let a version, or all of a model, serve no more in any worker; see `load`."""
         await self._agree(lambda plan: plan.unload(model, version), deadline_s)
 
     async def reload(self, deadline_s: float) -> None:
-        """Look at the folder again in every worker; see `load` and `Plan.reload`."""
-        await self._agree(lambda plan: plan.reload(self._stored()), deadline_s)
+        """Look at the location again in every worker; see `load` and `Plan.reload`."""
+        await self._look(lambda plan: plan.reload(self._stored(), self._repository.policy), deadline_s)
 
     async def name(self, model: str, alias: str, version: str | None, deadline_s: float) -> None:
         """Let a name stand for a version in every worker, or for none any more; see `load`."""
         await self._agree(lambda plan: plan.name(model, alias, version), deadline_s)
 
     def _first(self) -> Value:
-        return {PART: Plan().reload(self._repository.stored()).to_json()}
+        return {PART: self._repository.first().to_json()}
 
     def _stored(self) -> list[StoredVersion]:
         try:
@@ -98,8 +123,31 @@ class Rollout:
         except StartError as error:
             raise Invalid("not_loadable", str(error)) from error
 
+    async def _notice(self, found: list[StoredVersion]) -> None:
+        policy = self._repository.policy
+        planned = self._planned()
+        if planned.notice(found, policy) is not planned:
+            # Looked at anew while nobody else changes anything: another may have been asked to in the meantime.
+            await self._look(
+                lambda plan: plan.notice(self._stored(), policy), time.monotonic() + NOTICE_TIMEOUT_S
+            )
+
+    async def _look(self, change: Callable[[Plan], Plan], deadline_s: float) -> None:
+        """Let go of what the policy no longer wants, too, once every worker has tried what it does want."""
+        try:
+            await self._agree(change, deadline_s)
+        finally:
+            policy, planned = self._repository.policy, self._planned()
+            failed = {key for key in planned.stored if self._reasons(key)}
+            lagging = self._agreement.lagging(self._agreement.read().generation)
+            if not lagging and planned.settle(policy, failed) != planned:
+                await self._agree(lambda plan: plan.settle(policy, failed), deadline_s)
+
+    def _planned(self) -> Plan:
+        return Plan.from_json(self._agreement.read().value[PART])
+
     async def _follow(self, agreed: Agreed, *, strict: bool = False) -> None:
-        plan = Plan(**agreed.value[PART])
+        plan = Plan.from_json(agreed.value[PART])
         failures = await asyncio.to_thread(partial(self._repository.follow, plan, strict=strict))
         self._changed()
         troubles = {_name_of(key): reason for key, reason in failures.items()}
@@ -110,7 +158,7 @@ class Rollout:
         asked: set[Key] = set()
 
         def changed(value: Value) -> Value:
-            before = Plan(**value[PART])
+            before = Plan.from_json(value[PART])
             after = change(before)
             if after.ask != before.ask:
                 asked.update(after.asked_last())
@@ -125,11 +173,15 @@ class Rollout:
         self._raise_troubles(sorted(asked))
 
     def _raise_troubles(self, asked: list[Key]) -> None:
+        failed = {key: reasons for key in asked if (reasons := self._reasons(key))}
+        if failed:
+            told = [f"{_name_of(key)}: {'; '.join(reasons)}" for key, reasons in failed.items()]
+            raise Invalid("not_loadable", "; ".join(told[:MAX_OFFENCES]))
+
+    def _reasons(self, key: Key) -> dict[str, None]:
+        """Why a version fails, once for all workers that say the same."""
         notes = [note for note in self._agreement.notes() if note is not None]
-        for name in map(_name_of, asked):
-            reasons = {note.troubles[name]: None for note in notes if name in note.troubles}
-            if reasons:
-                raise Invalid("not_loadable", f"{name}: {'; '.join(reasons)}")
+        return {note.troubles[_name_of(key)]: None for note in notes if _name_of(key) in note.troubles}
 
 
 def _name_of(key: Key) -> str:

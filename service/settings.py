@@ -27,6 +27,24 @@ Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Route: TypeAlias = Annotated[str, Field(pattern=r"^(/[^{}?#\s]*)?$")]
 
 
+# One rule of a version policy, for one model or all others; numbers of up to 18 digits fit everywhere.
+_NUMBER = "[1-9][0-9]{0,17}"
+_RULES = rf"([^=;\s]+=)?(all|latest:{_NUMBER}|specific:{_NUMBER}(,{_NUMBER})*)"
+
+
+def _no_url(path: Path) -> Path:
+    if re.match("[a-z][a-z0-9+.-]+:/", str(path)):
+        raise ValueError
+    return path
+
+
+# What would carry credentials is refused, since URLs are shown: a password before an @, a signature after a ?.
+Url: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]+://[^:/?#\s]*(:[0-9]+)?(/[^?#\s]*)?$")]
+Location: TypeAlias = Annotated[
+    Url | Annotated[Path, AfterValidator(_no_url)], Field(union_mode="left_to_right")
+]
+
+
 def _sendable(key: SecretStr) -> SecretStr:
     if not re.fullmatch("[!-~]*", key.get_secret_value()):
         raise ValueError
@@ -43,11 +61,34 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: Path = _setting(
+    models: Location = _setting(
         Path("models"),
-        "a folder",
+        "a folder, or a URL without credentials",
         "folder of the models: <model>/<version>/model.onnx, or bare .onnx files, and a head.json beside what is named"
-        " model.onnx; /opt/ml/model is the default where SageMaker has mounted it",
+        " model.onnx; or its URL (s3://, gs://, az://) with the extra remote; /opt/ml/model is the default where"
+        " SageMaker has mounted it",
+    )
+    version_policy: Annotated[str, Field(pattern=rf"^{_RULES}(;{_RULES})*$")] = _setting(
+        "all",
+        "all, latest:N or specific:N,N; for one model with its name and = before it, and ; before the next",
+        "which versions serve where nobody says otherwise: all, latest:2, specific:1,3, or by model as in"
+        " latest:1;digits=all; all since a version that is not to serve need not lie there",
+    )
+    watch_interval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _setting(
+        0.0,
+        "a number of seconds, 0 or more",
+        "how often to look whether models have changed, and to reload what has; 0 is never, since who deploys can ask for"
+        " it, and is told how it went",
+    )
+    cache_dir: Path = _setting(
+        Path("~/.cache/logitserve"),
+        "a folder",
+        "where models from a URL are kept, for the next start too; XDG_CACHE_HOME is followed",
+    )
+    cache_limit_bytes: Limit = _setting(
+        10 * 1024**3,
+        "a whole number above 0",
+        "most that is kept there; what was used longest ago goes first; 10 GiB is some thousand heads",
     )
     host: Annotated[str, Field(min_length=1)] = _setting(
         "127.0.0.1",

@@ -97,6 +97,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
     if endpoint and deployed:
         path = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}:predict"
         given["vertex_predict_route"] = _Given(path, "AIP_ENDPOINT_ID and AIP_DEPLOYED_MODEL_ID")
+    if cache := environ.get("XDG_CACHE_HOME"):
+        given["cache_dir"] = _Given(f"{cache}/logitserve", "XDG_CACHE_HOME")
     for variable, name in _PLATFORM_VARIABLES.items():
         if value := environ.get(variable):
             given[name] = _Given(_bytes_of(value) if variable in _MEGABYTES else value, variable)
@@ -182,7 +184,8 @@ def _validated(given: Mapping[str, _Given]) -> Settings:
 
 
 def _bad_value(name: str, value: object, source: str) -> str:
-    if name in SECRETS:
+    # A URL is refused for what it must not show.
+    if name in SECRETS or (name == "models" and "://" in str(value)):
         return f"{source}: expected {expected_of(name)}"
     shown = repr(value)
     if len(shown) > _SHOWN_CHARACTERS:

@@ -63,8 +63,8 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("v2_grpc_models",),
     ),
     "heads": (
-        ("graphs", "description", "storage", "batcher"),
-        ("engine", "plan", "sparse"),
+        ("graphs", "description", "storage", "policy", "batcher"),
+        ("engine", "plan", "remote", "sparse"),
         ("handle",),
         ("repository",),
     ),
@@ -104,6 +104,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
 HOMES: dict[str, set[str]] = {
     "onnxruntime": {"heads.engine"},
     "onnx": {"heads.graphs"},
+    "fsspec": {"heads.remote"},
     "prometheus_client": {"metrics"},
     "fastapi": {"app"},
     "fastapi_swagger": {"api.ops"},

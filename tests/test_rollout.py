@@ -13,6 +13,7 @@ from conftest import MODELS
 from service import rollout
 from service.agreement import FIRST, Agreement
 from service.errors import DeadlineExceeded, Invalid, ModelError, NotFound, NotReady, StartError
+from service.heads.policy import read_policy
 from service.heads.repository import Repository
 from service.rollout import Rollout
 
@@ -41,8 +42,15 @@ def run_folder(tmp_path: Path) -> Path:
 class Worker:
     """What a worker has of it; `changes` counts how often it was told that other versions serve."""
 
-    def __init__(self, heads: Path, run_folder: Path | None = None, slot: int = 0, workers: int = 1) -> None:
-        self.repository = Repository(heads, provider="cpu")
+    def __init__(
+        self,
+        heads: Path,
+        run_folder: Path | None = None,
+        slot: int = 0,
+        workers: int = 1,
+        policy: str = "all",
+    ) -> None:
+        self.repository = Repository(heads, provider="cpu", policy=read_policy(policy))
         self.changes = 0
         self.rollout = Rollout(self.repository, Agreement(run_folder, slot, workers), self.on_changed)
 
@@ -290,3 +298,190 @@ async def test_a_worker_that_could_not_follow_tries_again(
         await worker.rollout.unload("pets", None, soon())
         assert worker.ready() == set()
     assert "could not follow" in caplog.text
+
+
+# A policy
+
+
+async def test_under_a_policy_the_new_version_takes_the_place_of_the_old_in_every_worker(
+    heads: Path, run_folder: Path
+) -> None:
+    workers = [Worker(heads, run_folder, slot, 2, "latest:1") for slot in range(2)]
+    async with running(*workers):
+        put(heads, "pets", 2)
+        await workers[0].rollout.reload(soon())
+        assert [worker.ready() for worker in workers] == [{"pets 2"}] * 2
+        for worker in workers:
+            (pets,) = worker.repository.describe()
+            assert (pets["version_policy"], pets["default_version"]) == ("latest:1", "2")
+            assert pets["versions"][0] == {
+                "version": "1",
+                "state": "unloaded",
+                "reason": "left out by the version policy latest:1",
+            }
+            with pytest.raises(NotReady):
+                worker.repository.info("pets", "1")
+
+
+async def test_a_new_version_that_fails_leaves_the_old_one_in_every_worker_and_its_replacement(
+    heads: Path, run_folder: Path
+) -> None:
+    workers = [Worker(heads, run_folder, slot, 2, "latest:1") for slot in range(2)]
+    async with running(*workers):
+        put(heads, "pets", 2, MODEL[:500])
+        with pytest.raises(Invalid, match="pets version 2: onnxruntime cannot open the model"):
+            await workers[0].rollout.reload(soon())
+        assert [worker.ready() for worker in workers] == [{"pets 1"}] * 2
+        replacement = Worker(heads, run_folder, 1, 2, "latest:1")
+        await replacement.rollout.start()
+        assert replacement.ready() == {"pets 1"}
+        put(heads, "pets", 2)
+        await workers[0].rollout.reload(soon())
+        assert [worker.ready() for worker in workers] == [{"pets 2"}] * 2
+
+
+async def test_what_is_asked_for_by_name_overrules_the_policy(heads: Path, run_folder: Path) -> None:
+    put(heads, "pets", 2)
+    workers = [Worker(heads, run_folder, slot, 2, "latest:1") for slot in range(2)]
+    async with running(*workers):
+        assert workers[0].ready() == {"pets 2"}
+        await workers[1].rollout.load("pets", "1", soon())
+        await workers[0].rollout.unload("pets", "2", soon())
+        await workers[1].rollout.reload(soon())
+        assert [worker.ready() for worker in workers] == [{"pets 1"}] * 2
+        await workers[1].rollout.load("pets", None, soon())
+        assert [worker.ready() for worker in workers] == [{"pets 1", "pets 2"}] * 2, "1 was asked for by name"
+
+
+async def test_a_policy_that_leaves_nothing_ends_the_start(heads: Path) -> None:
+    with pytest.raises(StartError, match=r"leaves nothing to serve: .* pets \(specific:3\)"):
+        await Worker(heads, policy="specific:3").rollout.start()
+
+
+# Watching
+
+INTERVAL_S = 0.05
+
+
+@contextlib.asynccontextmanager
+async def watching(*workers: Worker) -> AsyncIterator[None]:
+    """Started, following, and the first of them watching."""
+    async with running(*workers):
+        task = asyncio.create_task(workers[0].rollout.watch(INTERVAL_S))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def until_ready(expected: set[str], *workers: Worker) -> None:
+    end_s = soon()
+    while any(worker.ready() != expected for worker in workers):
+        assert time.monotonic() < end_s, [worker.ready() for worker in workers]
+        await asyncio.sleep(0.02)
+
+
+async def test_what_appears_and_vanishes_is_followed_by_all_once_for_each_change(
+    heads: Path, run_folder: Path
+) -> None:
+    workers = [Worker(heads, run_folder, slot, 2) for slot in range(2)]
+    async with watching(*workers):
+        await asyncio.sleep(5 * INTERVAL_S)
+        assert Agreement(run_folder).read().generation == FIRST, "nothing has changed"
+        put(heads, "pets", 2)
+        await until_ready({"pets 1", "pets 2"}, *workers)
+        await asyncio.sleep(5 * INTERVAL_S)
+        assert Agreement(run_folder).read().generation == FIRST + 1
+        shutil.rmtree(heads / "pets" / "1")
+        await until_ready({"pets 2"}, *workers)
+        await asyncio.sleep(5 * INTERVAL_S)
+        assert Agreement(run_folder).read().generation == FIRST + 2
+
+
+async def test_bytes_that_are_replaced_are_noticed_and_only_they_are_read_again(heads: Path) -> None:
+    put(heads, "pets", 2)
+    worker = Worker(heads)
+    async with watching(worker):
+        untouched = worker.repository.head(worker.repository.info("pets", "1"))
+        before = worker.repository.info("pets", "2").digest
+        (heads / "pets" / "2" / "head.json").write_text('{"source": {"data": "others"}}', encoding="utf-8")
+        end_s = soon()
+        while worker.repository.info("pets", "2").digest == before:
+            assert time.monotonic() < end_s
+            await asyncio.sleep(0.02)
+        assert worker.repository.head(worker.repository.info("pets", "1")) is untouched
+
+
+async def test_a_version_that_is_still_being_copied_is_left_alone(heads: Path, run_folder: Path) -> None:
+    worker = Worker(heads, run_folder)
+    async with watching(worker):
+        path = put(heads, "pets", 2, b"") / "model.onnx"
+        with path.open("ab", buffering=0) as file:
+            for start in range(0, len(MODEL), 100):
+                file.write(MODEL[start : start + 100])
+                await asyncio.sleep(INTERVAL_S / 5)
+                assert Agreement(run_folder).read().generation == FIRST
+        await until_ready({"pets 1", "pets 2"}, worker)
+
+
+async def test_a_copy_that_stopped_halfway_fails_in_words_once_and_is_tried_again_when_it_goes_on(
+    heads: Path, run_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers = [Worker(heads, run_folder, slot, 2, "latest:1") for slot in range(2)]
+    async with watching(*workers):
+        path = put(heads, "pets", 2, MODEL[:1000]) / "model.onnx"
+        end_s = soon()
+        while "pets version 2: onnxruntime cannot open" not in caplog.text:
+            assert time.monotonic() < end_s
+            await asyncio.sleep(0.02)
+        generation = Agreement(run_folder).read().generation
+        await asyncio.sleep(5 * INTERVAL_S)
+        assert Agreement(run_folder).read().generation == generation, "not tried again for nothing"
+        assert caplog.text.count("onnxruntime cannot open") == 1
+        for worker in workers:
+            assert worker.ready() == {"pets 1"}
+            failed = worker.repository.describe()[0]["versions"][1]
+            assert (failed["state"], failed["reason"][:23]) == ("failed", "onnxruntime cannot open")
+        path.write_bytes(MODEL)
+        await until_ready({"pets 2"}, *workers)
+
+
+async def test_a_location_that_cannot_be_read_is_told_once_and_changes_nothing(
+    heads: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(heads)
+    async with watching(worker):
+        shutil.move(heads, heads.with_name("moved"))
+        await asyncio.sleep(8 * INTERVAL_S)
+        assert worker.ready() == {"pets 1"}
+        assert caplog.text.count("cannot read the models at") == 1
+        shutil.move(heads.with_name("moved"), heads)
+        put(heads, "pets", 2)
+        await until_ready({"pets 1", "pets 2"}, worker)
+
+
+async def test_a_fault_while_looking_is_logged_and_it_looks_on(
+    heads: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(heads)
+    async with watching(worker):
+        with monkeypatch.context() as patched:
+            patched.setattr(worker.repository, "stored", lambda: 1 / 0)
+            await asyncio.sleep(3 * INTERVAL_S)
+        assert "looking for changed models failed" in caplog.text
+        put(heads, "pets", 2)
+        await until_ready({"pets 1", "pets 2"}, worker)
+
+
+async def test_who_watches_and_who_is_asked_do_not_undo_each_other(heads: Path, run_folder: Path) -> None:
+    workers = [Worker(heads, run_folder, slot, 2) for slot in range(2)]
+    async with watching(*workers):
+        for version in range(2, 8):
+            put(heads, "pets", version)
+            await workers[1].rollout.reload(soon())
+            assert f"pets {version}" in workers[0].ready()
+            await workers[1].rollout.unload("pets", str(version - 1), soon())
+            await asyncio.sleep(INTERVAL_S)
+        await asyncio.sleep(4 * INTERVAL_S)
+        assert [worker.ready() for worker in workers] == [{"pets 7"}] * 2

@@ -1,5 +1,6 @@
 """Every setting: what it says of itself, and what it takes."""
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -54,6 +55,8 @@ def test_threads_are_the_quota_divided_by_the_workers(monkeypatch: pytest.Monkey
         ("request_timeout_s", "0.001", "0"),
         ("keep_alive_s", "1", "0"),
         ("drain_delay_s", "0", "-0.1"),
+        ("watch_interval_s", "0", "-0.1"),
+        ("cache_limit_bytes", "1", "0"),
         ("drain_timeout_s", "0.001", "0"),
     ],
 )
@@ -81,3 +84,42 @@ def test_each_choice_is_taken_and_listed(name: str) -> None:
 def test_the_admin_key_is_shown_nowhere() -> None:
     chosen = read({"admin_key": "correct-horse"}, environ={}).settings
     assert "correct-horse" not in f"{chosen!r} {chosen} {chosen.model_dump(mode='json')}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket",
+        "s3://bucket/heads/v1",
+        "gs://bucket/a-b",
+        "az://container/heads",
+        "abfs://container@account.dfs.core.windows.net/heads",
+        "file:///srv/heads",
+        "http://host:9000/heads",
+    ],
+)
+def test_models_may_lie_at_a_url(url: str) -> None:
+    assert Settings(models=url).models == url
+
+
+@pytest.mark.parametrize("folder", ["models", "/srv/models", "./a:b/c", "C", "a//b", "s3"])
+def test_everything_else_is_a_folder(folder: str) -> None:
+    assert Settings(models=folder).models == Path(folder)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:hidden@bucket/heads",
+        "https://host/heads?sig=hidden",
+        "http://u:1@host/hidden",
+        "s3:/hidden",
+        "az://container/heads#hidden",
+        "s3://bucket/hid den",
+    ],
+)
+def test_a_url_that_carries_credentials_is_refused_without_showing_them(url: str) -> None:
+    with pytest.raises(StartError) as raised:
+        read({"models": url}, environ={})
+    assert str(raised.value).startswith("--models: expected a folder, or a URL without credentials")
+    assert "hid" not in str(raised.value) or "://" not in url

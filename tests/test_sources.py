@@ -240,7 +240,7 @@ def test_a_bad_flag_is_named_and_not_echoed_at_length() -> None:
         ("prot = 1", "unknown setting prot; did you mean port?"),
         ("port = true", "port: expected a whole number from 0 to 65535, got True"),
         ("port = 1.5", "port: expected a whole number from 0 to 65535, got 1.5"),
-        ("models = 3", "models: expected a folder, got 3"),
+        ("models = 3", "models: expected a folder, or a URL without credentials, got 3"),
         ("port =", "not valid TOML: "),
         ("[port]\nnumber = 1", "port: expected a whole number from 0 to 65535, got {'number': 1}"),
     ],
@@ -336,3 +336,12 @@ def test_two_admin_keys_are_one_too_many(tmp_path: Path) -> None:
     assert (
         str(caught.value) == "--admin-key and LOGITSERVE_ADMIN_KEY_FILE both give an admin key; leave one out"
     )
+
+
+def test_the_cache_of_models_lies_where_the_user_keeps_caches(tmp_path: Path) -> None:
+    assert read({}, environ={}, root=tmp_path).settings.cache_dir == Path("~/.cache/logitserve")
+    sourced = read({}, environ={"XDG_CACHE_HOME": "/var/cache"}, root=tmp_path)
+    assert sourced.settings.cache_dir == Path("/var/cache/logitserve")
+    assert sourced.sources["cache_dir"] == "XDG_CACHE_HOME"
+    environ = {"XDG_CACHE_HOME": "/var/cache", "LOGITSERVE_CACHE_DIR": "/heads"}
+    assert read({}, environ=environ, root=tmp_path).settings.cache_dir == Path("/heads")

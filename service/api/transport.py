@@ -118,7 +118,7 @@ class Edge:
         self._id_prefix = f"{os.getpid():x}-{secrets.token_hex(4)}-"
         self._id_counter = itertools.count(1)
         # By the beginning of a path: whose form errors have where no route matches.
-        self.error_bodies: dict[str, ErrorBody] = {}
+        self.error_bodies: Mapping[str, ErrorBody] = {}
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, app: ASGIApp) -> None:

@@ -36,6 +36,8 @@ DEFAULT_OUTPUT = "logits"
 SEVERITY_FATAL = 4
 # onnxruntime's messages can hold a whole page of shapes; the first sentences name the fault.
 MAX_REASON = 300
+# What it says of an operator that only a library of its own could bring.
+FOREIGN_OPERATOR = "is not a registered function/op"
 
 
 class NonFiniteLogits(Invalid):
@@ -192,7 +194,10 @@ def _open(model: bytes, provider: Provider, threads: int) -> Any:
     except ModelError:
         raise
     except Exception as error:  # onnxruntime's errors share no base class
-        raise ModelError(f"onnxruntime cannot open the model: {_reason(error)}") from error
+        reason = _reason(error)
+        # Such a library would be code that runs here: none is ever registered, whatever a model asks for.
+        hint = "; operators from other libraries are not loaded" if FOREIGN_OPERATOR in reason else ""
+        raise ModelError(f"onnxruntime cannot open the model: {reason}{hint}") from error
     # A session without the GPU is what onnxruntime gives, in silence, where CUDA's libraries do not load.
     if provider == "cuda" and CUDA not in session.get_providers():
         raise StartError(

@@ -14,7 +14,8 @@ from service.errors import LogitserveError, ModelError, NotReady, StartError
 from service.heads.engine import Provider
 from service.heads.handle import Head, open_head, read_files
 from service.heads.plan import Key, Plan, short, unknown_model, unknown_version
-from service.heads.storage import StoredVersion, list_versions
+from service.heads.policy import EVERYTHING, Policy
+from service.heads.storage import Folder, Storage, StoredVersion
 from service.types import HeadInfo
 
 NO_VERSIONS: dict[str, Head] = {}
@@ -35,15 +36,25 @@ class Repository:
 
     Parameters
     ----------
-    location : Path
-        A folder of heads, or one .onnx file; see `storage`.
+    location : Path or Storage
+        Where they come from: a folder of heads or one .onnx file, see `storage`; or something else that has them.
+    policy : Policy
+        Which versions serve where nobody says otherwise.
     provider : "auto", "cpu" or "cuda"
     threads : int
         How many threads one run may use.
     """
 
-    def __init__(self, location: Path, *, provider: Provider = "auto", threads: int = 1) -> None:
-        self._location = location
+    def __init__(
+        self,
+        location: Path | Storage,
+        *,
+        policy: Policy = EVERYTHING,
+        provider: Provider = "auto",
+        threads: int = 1,
+    ) -> None:
+        self._storage: Storage = Folder(location) if isinstance(location, Path) else location
+        self.policy = policy
         self._provider = provider
         self._threads = threads
         self._following = threading.Lock()
@@ -59,16 +70,27 @@ class Repository:
         self._failures: dict[Key, str] = {}
 
     def stored(self) -> list[StoredVersion]:
-        """Look at what lies in the folder now; `StartError` where there is nothing."""
-        return list_versions(self._location)
+        """Look at what lies there now; `StartError` where there is nothing, or where it cannot be asked."""
+        return self._storage.versions()
+
+    def first(self) -> Plan:
+        """Plan what serves at the start; `StartError` where that is nothing."""
+        plan = Plan().reload(self.stored(), self.policy)
+        if not any(plan.wanted()):
+            rules = ", ".join(f"{model} ({self.policy.rule(model)})" for model in list(plan.versions)[:10])
+            raise StartError(
+                f"version_policy leaves nothing to serve: it wants none of the versions of {rules}"
+            )
+        return plan
 
     def load(self) -> None:
-        """Open, warm up and self-test every version that is there; blocks.
+        """Open, warm up and self-test every version that is wanted of those that are there; blocks.
 
         `StartError` where there is nothing to serve or nothing to run it with; `ModelError` naming the
         version that fails and why.
         """
-        self.follow(self.plan.reload(self.stored()), strict=True)
+        plan = self.plan.reload(self.stored(), self.policy) if self.plan.versions else self.first()
+        self.follow(plan, strict=True)
 
     def follow(self, plan: Plan, *, strict: bool = False) -> dict[Key, str]:
         """Open what the plan wants, then let go of what it does not; blocks.
@@ -92,9 +114,8 @@ class Repository:
             heads = self._serving()
             self._show(heads, plan.versions)
             asked = {key: ask for key, ask in plan.wanted() if self._asks.get(key) != ask}
-            stored = self._find_all(strict=strict) if asked else {}
             for key, ask in asked.items():
-                self._open(key, stored.get(key), heads, strict=strict)
+                self._open(key, plan.stored[key], heads, strict=strict)
                 self._asks[key] = ask
                 self._show(heads, plan.versions)
             wanted = dict(plan.wanted())
@@ -153,6 +174,7 @@ class Repository:
                 "name": model,
                 "default_version": self._defaults.get(model),
                 "aliases": dict(plan.aliases.get(model, {})),
+                "version_policy": self.policy.rule(model),
                 "versions": [self._describe((model, version), ask) for version, ask in versions.items()],
             }
             for model, versions in plan.versions.items()
@@ -162,20 +184,11 @@ class Repository:
         """Let go of every head; runs under way finish."""
         self._heads, self._left, self.plan, self.shadows = {}, (), Plan(), {}
 
-    def _find_all(self, *, strict: bool) -> dict[Key, StoredVersion]:
-        try:
-            return {(found.model, str(found.version)): found for found in self.stored()}
-        except StartError:
-            if strict:
-                raise
-            return {}
-
-    def _open(self, key: Key, stored: StoredVersion | None, heads: dict[Key, Head], *, strict: bool) -> None:
+    def _open(self, key: Key, stored: StoredVersion, heads: dict[Key, Head], *, strict: bool) -> None:
         """Open a version and put it in the place of its handle, unless that has the same files."""
         self._failures.pop(key, None)
         try:
-            if stored is None:
-                raise ModelError("its files are not there")  # noqa: TRY301 - one place tells of all failures
+            self._storage.fetch(stored)
             files = read_files(stored)
             if key not in heads or heads[key].info.digest != files.digest:
                 heads[key] = open_head(stored, files, provider=self._provider, threads=self._threads)
@@ -254,7 +267,9 @@ class Repository:
         if head is not None:
             return _describe(head, failure)
         if ask is None:
-            return {"version": version, "state": "unloaded", "reason": "unloaded"}
+            by_hand = key in self.plan.by_hand
+            reason = "unloaded" if by_hand else f"left out by the version policy {self.policy.rule(model)}"
+            return {"version": version, "state": "unloaded", "reason": reason}
         return {"version": version, "state": "loading" if failure is None else "failed", "reason": failure}
 
 

@@ -25,7 +25,7 @@ def test_the_table_has_a_row_for_each_version(capsys: pytest.CaptureFixture[str]
         assert float(row[5]) == pytest.approx(metrics["held_out_accuracy"], abs=1e-4)
         assert float(row[6]) == pytest.approx(metrics["held_out_loss"], abs=1e-4)
         assert len(row[7]) == 12
-        assert row[8] == "cpu"
+        assert row[8:] == ["cpu", "all"]
 
 
 def test_a_head_without_metrics_leaves_their_cells_empty(
@@ -34,7 +34,7 @@ def test_a_head_without_metrics_leaves_their_cells_empty(
     shutil.copy(MODELS / "digits" / "1" / "model.onnx", tmp_path / "bare.onnx")
     assert cli.main(["models", "--models", str(tmp_path)]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "bare" in line]
-    assert len(row.replace("│", " ").split()) == 7
+    assert len(row.replace("│", " ").split()) == 8
 
 
 def test_json_has_everything_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -401,6 +401,65 @@ def test_weights_in_another_file_are_refused_even_where_the_file_is_there(
         Engine(written)
 
 
+@pytest.mark.parametrize("location", ["/etc/passwd", "../outside.bin", "model.onnx", "file:///etc/passwd"])
+@pytest.mark.parametrize("place", ["initializer", "constant", "sparse"])
+def test_weights_anywhere_else_are_refused_wherever_the_model_names_them(place: str, location: str) -> None:
+    model = onnx.load_from_string(LINEAR)
+    named = onnx.numpy_helper.from_array(np.ones((3, 2), np.float32), "elsewhere")
+    set_external_data(named, location)
+    named.ClearField("raw_data")
+    if place == "initializer":
+        model.graph.initializer.append(named)
+    elif place == "constant":
+        model.graph.node.append(onnx.helper.make_node("Constant", [], ["elsewhere"], value=named))
+    else:
+        model.graph.sparse_initializer.add().values.CopyFrom(named)
+    with pytest.raises(ModelError, match="keeps weights in another file: save it as one file"):
+        Engine(model.SerializeToString())
+
+
+def custom(operator: str, domain: str, *domains: str, **attributes: Any) -> bytes:
+    rows = [onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["rows", 3])]
+    logits = [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["rows", 2])]
+    node = onnx.helper.make_node(operator, ["features"], ["logits"], domain=domain, **attributes)
+    graph = onnx.helper.make_graph([node], "custom", rows, logits)
+    opsets = [
+        onnx.helper.make_opsetid(name, version) for name, version in [("", 17), *((d, 1) for d in domains)]
+    ]
+    serialised: bytes = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    return serialised
+
+
+@pytest.mark.parametrize(
+    ("operator", "domain"), [("Run", "com.example"), ("StringConcat", "ai.onnx.contrib"), ("PyOp", "pyop")]
+)
+def test_operators_of_other_libraries_are_refused_by_name(operator: str, domain: str) -> None:
+    with pytest.raises(ModelError) as raised:
+        Engine(custom(operator, domain, domain))
+    assert f"{domain}:{operator}" in str(raised.value)
+    assert str(raised.value).endswith("; operators from other libraries are not loaded")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (custom("Run", "com.example"), "No opset import for domain 'com.example'"),
+        (custom("Run", ""), "No Op registered for Run"),
+        # What is compiled for a device lies in a file that this operator names.
+        (
+            custom(
+                "EPContext", "com.microsoft", "com.microsoft", embed_mode=0, ep_cache_context="/etc/passwd"
+            ),
+            "EPContext",
+        ),
+    ],
+)
+def test_operators_that_nobody_has_are_refused_in_words(model: bytes, said: str) -> None:
+    with pytest.raises(ModelError, match="onnxruntime cannot open the model") as raised:
+        Engine(model)
+    assert said in str(raised.value)
+
+
 # Providers
 
 

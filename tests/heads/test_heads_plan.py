@@ -7,6 +7,7 @@ import pytest
 
 from service.errors import Invalid, NotFound
 from service.heads.plan import Plan
+from service.heads.policy import read_policy
 from service.heads.storage import StoredVersion
 
 
@@ -33,7 +34,7 @@ def test_at_first_all_that_lies_there_is_wanted_in_order() -> None:
 
 def test_a_plan_survives_being_written_as_json() -> None:
     plan = PETS.unload("pets", "2").name("pets", "stable", "1")
-    assert Plan(**json.loads(json.dumps(plan.to_json()))) == plan
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 def test_one_version_is_unloaded_and_loaded_again() -> None:
@@ -131,3 +132,80 @@ def test_a_name_needs_a_version_that_is_known() -> None:
         PETS.name("pets", "stable", "canary")
     with pytest.raises(NotFound, match="model"):
         PETS.name("fish", "stable", "1")
+
+
+# A policy
+
+
+NEWEST = read_policy("latest:1")
+
+
+def test_at_first_only_what_the_policy_wants_is_wanted() -> None:
+    plan = Plan().reload(stored(pets=[1, 2, 10], cars=[1]), read_policy("latest:2;cars=specific:7"))
+    assert plan.versions == {"cars": {"1": None}, "pets": {"1": None, "2": 1, "10": 1}}
+
+
+def test_a_newer_version_takes_the_place_of_the_oldest_once_it_serves() -> None:
+    plan = Plan().reload(stored(pets=[1, 2]), NEWEST).reload(stored(pets=[1, 2, 3]), NEWEST)
+    assert wanted(plan) == {("pets", "2"), ("pets", "3")}, "until it is known that 3 serves"
+    assert wanted(plan.settle(NEWEST, [])) == {("pets", "3")}
+
+
+def test_a_newer_version_that_fails_leaves_the_older_serving() -> None:
+    plan = Plan().reload(stored(pets=[1, 2]), NEWEST).reload(stored(pets=[1, 2, 3]), NEWEST)
+    failed = plan.settle(NEWEST, [("pets", "3")])
+    assert wanted(failed) == {("pets", "2"), ("pets", "3")}
+    again = failed.reload(stored(pets=[1, 2, 3, 4]), NEWEST)
+    assert wanted(again.settle(NEWEST, [("pets", "3"), ("pets", "4")])) == {("pets", "2"), ("pets", "4")}
+    assert wanted(again.settle(NEWEST, [("pets", "3")])) == {("pets", "4")}
+
+
+def test_what_was_loaded_or_unloaded_by_name_is_left_alone_by_the_policy() -> None:
+    lying = stored(pets=[1, 2, 3])
+    plan = Plan().reload(lying, NEWEST).load(lying, "pets", "1", NEWEST).unload("pets", "3")
+    for _ in range(2):
+        plan = plan.reload(lying, NEWEST).settle(NEWEST, [])
+        assert wanted(plan) == {("pets", "1")}
+    plan = plan.reload([*lying, *stored(pets=[4])], NEWEST).settle(NEWEST, [])
+    assert wanted(plan) == {("pets", "1"), ("pets", "4")}
+    vanished = plan.reload(stored(pets=[2, 4]), NEWEST)
+    assert wanted(vanished.reload(lying, NEWEST).settle(NEWEST, [])) == {("pets", "3")}, "nobody named this 1"
+
+
+def test_a_whole_model_is_loaded_as_the_policy_wants_it() -> None:
+    lying = stored(pets=[1, 2, 3])
+    plan = Plan().reload(lying, NEWEST).unload("pets", None)
+    assert wanted(plan.reload(lying, NEWEST)) == set()
+    plan = plan.load(lying, "pets", None, NEWEST)
+    assert wanted(plan) == {("pets", "3")}
+    assert wanted(plan.reload([*lying, *stored(pets=[4])], NEWEST).settle(NEWEST, [])) == {("pets", "4")}
+
+
+# What is noticed
+
+
+def marked(mark: str, *versions: int) -> list[StoredVersion]:
+    return [found._replace(mark=mark) for found in stored(pets=list(versions))]
+
+
+def test_what_is_as_it_was_is_not_looked_at_again() -> None:
+    plan = Plan().reload(marked("a", 1, 2))
+    assert plan.notice(marked("a", 1, 2)) is plan
+    assert plan.reload(marked("a", 1, 2)).asked_last() == wanted(plan), "but whoever asks has it looked at"
+
+
+def test_only_what_changed_is_looked_at_again() -> None:
+    plan = Plan().reload(marked("a", 1, 2))
+    noticed = plan.notice([*marked("a", 1), *marked("b", 2), *marked("c", 3)])
+    assert noticed.asked_last() == {("pets", "2"), ("pets", "3")}
+    assert noticed.versions["pets"]["1"] == plan.ask
+    assert wanted(plan.notice(marked("a", 2))) == {("pets", "2")}
+    described = marked("a", 1)[0]._replace(description_path=Path("/pets/1/head.json"))
+    assert plan.notice([described, *marked("a", 2)]).asked_last() == {("pets", "1")}
+
+
+def test_what_was_unloaded_stays_so_whatever_is_noticed() -> None:
+    plan = Plan().reload(marked("a", 1, 2)).unload("pets", "1")
+    noticed = plan.notice(marked("b", 1, 2))
+    assert wanted(noticed) == {("pets", "2")}
+    assert noticed.notice(marked("b", 1, 2)) is noticed

@@ -303,7 +303,9 @@ def test_a_version_whose_files_have_gone_serves_on_until_a_reload(tmp_path: Path
     repository = load(tmp_path)
     plan = repository.plan.load(repository.stored(), "pets", "1")
     shutil.rmtree(folder.parent)
-    assert repository.follow(plan) == {("pets", "1"): "its files are not there"}
+    assert repository.follow(plan) == {
+        ("pets", "1"): f"cannot read {folder}/model.onnx: No such file or directory"
+    }
     assert repository.info("pets", None).version == "1"
 
 
@@ -316,7 +318,7 @@ def test_a_folder_that_cannot_be_read_fails_what_is_asked_for_and_nothing_else(t
     assert repository.info(None, None).version == "1"
     with pytest.raises(StartError):
         repository.stored()
-    with pytest.raises(StartError):
+    with pytest.raises(ModelError, match="pets version 1: cannot read"):
         Repository(tmp_path / "heads").follow(plan, strict=True)
 
 
