@@ -3,7 +3,7 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE} AS build
 # cpu or cuda: which of the hashed locks in requirements/ goes into the image
 ARG LOCK=cpu
-# grpc adds what the V2 protocol over gRPC needs, some 20 MB
+# grpc adds what the V2 protocol over gRPC needs, some 20 MB; remote what s3://, gs:// and az:// need, some 150 MB
 ARG EXTRAS=
 WORKDIR /src
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/venv
@@ -23,7 +23,8 @@ COPY models/digits/ /models/digits/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
-    LOGITSERVE_HOST=0.0.0.0
+    LOGITSERVE_HOST=0.0.0.0 \
+    LOGITSERVE_CACHE_DIR=/tmp/logitserve
 # from here the default folder of models is /models, and SageMaker's goes before a default, though not before a variable
 WORKDIR /
 USER 10001:10001

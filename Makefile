@@ -62,7 +62,7 @@ bench-gpu: ## the heads on an NVIDIA GPU: their results, then their throughput, 
 	@$(MAKE) --no-print-directory VENV=.venv-gpu LOCK=cuda .venv-gpu/.serve
 	@.venv-gpu/bin/python benchmarks/gpu.py $(ARGS)
 
-image: ## build the Docker image (LOCK=cuda for NVIDIA GPUs, EXTRAS=grpc for the V2 protocol over gRPC)
+image: ## build the Docker image (LOCK=cuda for NVIDIA GPUs, EXTRAS="grpc remote" for gRPC and models at a URL)
 	@docker version >/dev/null 2>&1 || { echo "make image needs a running Docker engine; 'docker version' finds none"; exit 1; }
 	docker build --build-arg LOCK=$(LOCK) --build-arg EXTRAS=$(EXTRAS) --tag $(IMAGE) .
 
@@ -71,7 +71,8 @@ locks: | $(BIN)/uv ## resolve the locks again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --extra cuda -o requirements/cuda.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/build.in -o requirements/build.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/grpc.in -c requirements/cpu.lock -o requirements/grpc.lock
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/build.in --extra cpu --extra grpc --extra plot --group dev -c requirements/cpu.lock --override requirements/override.in -o requirements/dev.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/remote.in -c requirements/cpu.lock -o requirements/remote.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/build.in --extra cpu --extra grpc --extra remote --extra plot --group dev -c requirements/cpu.lock --override requirements/override.in -o requirements/dev.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/conformance.in --extra cpu --extra grpc -o requirements/conformance.lock
 
 $(BIN)/uv:

@@ -26,6 +26,7 @@ MODELS = ROOT / "models"
 collect_ignore_glob = [] if find_spec("kserve") else ["conformance/*"]
 # And who has not the development's own packages has not the extra grpc, either.
 collect_ignore_glob += [] if find_spec("tritonclient") else ["*/*_grpc*.py"]
+collect_ignore_glob += [] if find_spec("moto") else ["*/*_remote*.py"]
 
 # No deadline: on a shared machine any example may take long once. The same examples on every run: a failure
 # that nobody can repeat helps nobody.

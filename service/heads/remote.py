@@ -16,7 +16,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -108,7 +110,8 @@ class RemoteFolder:
             with self._alone():
                 if not _is_whole(folder):
                     self._download(folder)
-                os.utime(folder)
+                now_ns = time.time_ns()
+                os.utime(folder, ns=(now_ns, now_ns))  # by itself it would take the time of the last tick
                 self._make_room(folder)
         except OSError as error:
             raise ModelError(f"cannot keep what was fetched in {self._cache}: {error.strerror}") from error
@@ -231,6 +234,8 @@ def _describe_bare(
 
 def _mark(about: Mapping[str, Any]) -> str:
     tag = next((about[name] for name in TAGS if about.get(name)), "")
+    if isinstance(tag, datetime):  # some list seconds and describe by dates
+        tag = tag.timestamp()
     return f"{about['size']}-{tag}"
 
 
