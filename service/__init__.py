@@ -25,6 +25,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     workers     processes, signals, draining
     loadtest    many clients, measured
     conformance any server, held against the numeric contract
+    export      weights from elsewhere -> heads
     commands    one file a command
     cli         the command line
 """

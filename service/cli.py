@@ -14,6 +14,7 @@ from service.errors import LogitserveError
 COMMANDS = {
     "serve": "answer requests over HTTP",
     "models": "list the models of a folder, checked as serve checks them",
+    "export": "make a head of weights from elsewhere",
     "loadtest": "measure a running service",
     "conformance": "hold any server against the numeric contract",
 }
@@ -23,6 +24,7 @@ examples:
   logitserve serve                              serve ./models on http://127.0.0.1:8000
   logitserve serve --port 9000 --workers 2
   logitserve models --models ./models --json
+  logitserve export classifier.safetensors --model sentiment
   logitserve loadtest --help
   logitserve conformance --url http://127.0.0.1:8000
 

@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("scorer", "rollout", "shadow"),
     ("api", "client"),
     ("app",),
-    ("workers", "loadtest", "conformance"),
+    ("workers", "loadtest", "conformance", "export"),
     ("commands",),
     ("cli",),
 )
@@ -97,6 +97,13 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("discovery", "examination"),
         ("report",),
     ),
+    "export": (
+        ("source",),
+        ("tensors", "affine", "parity", "writer"),
+        ("npz", "safetensors", "sklearn"),
+        ("formats",),
+        ("exporter",),
+    ),
     "loadtest": (("scenario", "tally"), ("generator",), ("fleet",), ("report",), ("plot",)),
 }
 
@@ -120,6 +127,8 @@ HOMES: dict[str, set[str]] = {
     "zstandard": {"wire.encodings"},
     "rich": {"commands", "loadtest.report", "conformance.report"},
     "matplotlib": {"loadtest.plot"},
+    "joblib": {"export.sklearn"},
+    "skops": {"export.sklearn"},
 }
 
 MODULE_LINES = 400

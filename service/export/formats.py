@@ -1,0 +1,48 @@
+"""Which module reads a file: by its name, or by the format that was said."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+from service.export import npz, safetensors, sklearn
+from service.export.source import ExportError, Options, Source
+
+
+class Format(NamedTuple):
+    """How files of a format are named, what reads them, and which options it understands."""
+
+    suffixes: tuple[str, ...]
+    read: Callable[[Path, Options], Source]
+    understood: frozenset[str]
+
+
+FORMATS: dict[str, Format] = {
+    "npz": Format((".npz",), npz.read, npz.UNDERSTOOD),
+    "safetensors": Format((".safetensors",), safetensors.read, safetensors.UNDERSTOOD),
+    "sklearn": Format((".skops", ".joblib", ".pkl", ".pickle"), sklearn.read, sklearn.UNDERSTOOD),
+}
+
+
+def read(path: Path, options: Options, *, format_name: str | None = None) -> Source:
+    """Read a source; `ExportError` where its format is not known, or has no use for an option that was given."""
+    if not path.exists():
+        raise ExportError(f"{path}: expected a file or a folder, got nothing")
+    name = detect(path) if format_name is None else format_name
+    chosen = FORMATS[name]
+    for option in fields(Options):
+        if getattr(options, option.name) != option.default and option.name not in chosen.understood:
+            raise ExportError(f"--{option.name.replace('_', '-')} says nothing about {name}")
+    if path.is_dir() and name != "safetensors":
+        raise ExportError(f"{path}: expected a file of {name}, got a folder")
+    return chosen.read(path, options)
+
+
+def detect(path: Path) -> str:
+    if path.is_dir():
+        return "safetensors"  # as Hugging Face's models are saved
+    for name, candidate in FORMATS.items():
+        if path.suffix.lower() in candidate.suffixes:
+            return name
+    known = " ".join(suffix for candidate in FORMATS.values() for suffix in candidate.suffixes)
+    raise ExportError(f"{path}: expected one of {known}; another name needs --format {'|'.join(FORMATS)}")
