@@ -7,7 +7,7 @@ EXTRAS ?=
 IMAGE ?= logitserve
 ARGS ?=
 
-.PHONY: help setup serve test conformance lint format models-check accuracy bench bench-peers bench-gpu conformance-peers image locks clean
+.PHONY: help setup serve test swap-proof conformance lint format models-check accuracy bench bench-peers bench-gpu conformance-peers image locks clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -42,6 +42,9 @@ lint: $(VENV)/.dev ## style, strict types, shell scripts, Dockerfile
 format: $(VENV)/.dev ## put the code into the house's form
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+swap-proof: $(VENV)/.dev ## 10,000 requests while versions are swapped every second, some of them broken
+	@SWAP_REQUESTS=10000 $(BIN)/pytest tests/chaos/test_swap.py -q -s $(ARGS)
 
 models-check: $(VENV)/.dev ## build the shipped heads again, under two kinds of CPU, and compare the bytes
 	@$(BIN)/python models/build.py --check
