@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from service.agreement import FIRST, Agreed, Agreement, Note, Value
@@ -44,6 +45,8 @@ class Rollout:
         self._changed = changed
         self._generation = 0
         self._asked = asyncio.Event()
+        # One for all loads: malloc keeps a heap for each thread, so that a dozen of them would keep a dozen versions.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
 
     async def start(self) -> None:
         """Load what is agreed upon, or first of all what lies in the folder; raise what `Repository.load` does.
@@ -148,7 +151,8 @@ class Rollout:
 
     async def _follow(self, agreed: Agreed, *, strict: bool = False) -> None:
         plan = Plan.from_json(agreed.value[PART])
-        failures = await asyncio.to_thread(partial(self._repository.follow, plan, strict=strict))
+        follow = partial(self._repository.follow, plan, strict=strict)
+        failures = await asyncio.get_running_loop().run_in_executor(self._thread, follow)
         self._changed()
         troubles = {_name_of(key): reason for key, reason in failures.items()}
         self._agreement.acknowledge(Note(agreed.generation, troubles))

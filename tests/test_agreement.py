@@ -44,6 +44,12 @@ def test_who_takes_a_dead_ones_place_takes_what_is_agreed_upon(tmp_path: Path) -
     assert Agreement(tmp_path, 0).begin(lambda: {"count": 7}) == Agreed(FIRST + 1, {"count": 1})
 
 
+def test_the_same_value_again_is_no_change(agreement: Agreement) -> None:
+    agreement.begin(lambda: {"models": {"pets": ["1"]}})
+    assert agreement.change(lambda value: {**value}).generation == FIRST
+    assert agreement.change(lambda value: {**value, "models": {}}).generation == FIRST + 1
+
+
 def test_a_change_that_fails_leaves_everything_as_it_is(agreement: Agreement) -> None:
     before = agreement.begin(lambda: {"count": 0})
     with pytest.raises(KeyError):
