@@ -100,7 +100,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "export": (
         ("source",),
         ("tensors", "affine", "parity", "writer"),
-        ("npz", "safetensors", "sklearn"),
+        ("npz", "safetensors", "sklearn", "torch", "keras", "flax", "onnx"),
         ("formats",),
         ("exporter",),
     ),
@@ -110,7 +110,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
 # Where an outside library may be met; the standard library and numpy may be met anywhere.
 HOMES: dict[str, set[str]] = {
     "onnxruntime": {"heads.engine"},
-    "onnx": {"heads.graphs"},
+    "onnx": {"heads.graphs", "export.onnx"},
     "fsspec": {"heads.remote"},
     "prometheus_client": {"metrics"},
     "fastapi": {"app"},
@@ -127,8 +127,11 @@ HOMES: dict[str, set[str]] = {
     "zstandard": {"wire.encodings"},
     "rich": {"commands", "loadtest.report", "conformance.report"},
     "matplotlib": {"loadtest.plot"},
+    "h5py": {"export.keras"},
     "joblib": {"export.sklearn"},
+    "msgpack": {"export.flax"},
     "skops": {"export.sklearn"},
+    "torch": {"export.torch"},
 }
 
 MODULE_LINES = 400

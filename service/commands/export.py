@@ -26,11 +26,16 @@ formats, known by the name of the file:
   npz          .npz with W and b, or coef_ and intercept_, weight and bias, kernel and bias
   safetensors  .safetensors, or a folder as Hugging Face saves a model; names of classes from its config.json
   sklearn      .skops, or with --trust-pickle .joblib and .pkl: linear classifiers, and Pipelines of linear steps
+  torch        .pt, .pth, .bin, .ckpt: a state_dict, of which the last Linear is taken
+  keras        .keras, .h5: the last Dense layer
+  flax         .msgpack, as flax.serialization.to_bytes writes it
+  onnx         .onnx: any model of one input whose output is logits; a Softmax at its end is cut off
 
 examples:
   logitserve export weights.npz --model sentiment --class-names negative,positive
   logitserve export ./distilbert-sst2 --model sentiment --version 3
   logitserve export iris.skops --model iris --dtype float32 --rows held_out.csv
+  logitserve export checkpoint.pt --model news --weight head.weight --bias head.bias
   logitserve export model.safetensors --weight score.weight --model topics --class-names topics.txt
 """
 
@@ -86,6 +91,8 @@ def _add_source_flags(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether the weights lie as [classes, features]",
     )
+    add("--layer", metavar="NAME", help="the Dense layer of a Keras model")
+    add("--output", metavar="NAME", help="the output of an ONNX model")
     add(
         "--as-scores",
         action="store_true",
@@ -103,6 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
         weight=arguments.weight,
         bias=arguments.bias,
         transpose=arguments.transpose,
+        layer=arguments.layer,
+        output=arguments.output,
         as_scores=arguments.as_scores,
         trust_pickle=arguments.trust_pickle,
     )

@@ -122,8 +122,7 @@ def _build(source: Source, dtype: FloatType, drawn: Float64Array) -> tuple[bytes
     if isinstance(source.head, Graph):
         if dtype != source.dtype:
             raise ExportError(f"--dtype: the graph computes in {source.dtype}, which cannot be changed here")
-        answers = source.answer(drawn)
-        return source.head.model, _golden(drawn, np.asarray(answers.logits, np.float64), dtype)
+        return source.head.model, _golden(drawn, source.head.run(drawn).astype(np.float64), dtype)
     check_size(source.head.weights.size * dtype.itemsize, f"weights in {dtype}")
     linear = Linear(*(rounded_to(array, dtype) for array in source.head))
     if not all(np.isfinite(array).all() for array in linear):

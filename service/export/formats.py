@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from service.export import npz, safetensors, sklearn
+from service.export import flax, keras, npz, onnx, safetensors, sklearn, torch
 from service.export.source import ExportError, Options, Source
 
 
@@ -21,6 +21,15 @@ FORMATS: dict[str, Format] = {
     "npz": Format((".npz",), npz.read, npz.UNDERSTOOD),
     "safetensors": Format((".safetensors",), safetensors.read, safetensors.UNDERSTOOD),
     "sklearn": Format((".skops", ".joblib", ".pkl", ".pickle"), sklearn.read, sklearn.UNDERSTOOD),
+    "torch": Format((".pt", ".pth", ".bin", ".ckpt"), torch.read, torch.UNDERSTOOD),
+    "keras": Format((".keras", ".h5", ".hdf5"), keras.read, keras.UNDERSTOOD),
+    "flax": Format((".msgpack",), flax.read, flax.UNDERSTOOD),
+    "onnx": Format((".onnx",), onnx.read, onnx.UNDERSTOOD),
+}
+# Folders of others, known by a file in them, and what to do with them.
+OTHER_FOLDERS = {
+    "saved_model.pb": "a SavedModel of TensorFlow: save the model as .keras, or make ONNX of it with tf2onnx",
+    "_METADATA": "a checkpoint of orbax: restore it, and save its kernel and bias with numpy.savez",
 }
 
 
@@ -40,6 +49,9 @@ def read(path: Path, options: Options, *, format_name: str | None = None) -> Sou
 
 def detect(path: Path) -> str:
     if path.is_dir():
+        for file, told in OTHER_FOLDERS.items():
+            if (path / file).is_file():
+                raise ExportError(f"{path}: {told}")
         return "safetensors"  # as Hugging Face's models are saved
     for name, candidate in FORMATS.items():
         if path.suffix.lower() in candidate.suffixes:

@@ -5,7 +5,6 @@ numbers. Only the arrays that are chosen are read, so that a head of a few kilob
 of gigabytes.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeGuard
@@ -13,20 +12,21 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 import numpy as np
 
 from service.export.source import (
+    CONFIG_LIMIT_BYTES,
     ExportError,
     Options,
     Source,
     answer_linearly,
     listed,
     read_bounded,
+    read_json,
 )
-from service.export.tensors import Shelf, find_linear
+from service.export.tensors import Shelf, as_float, find_linear, widen_bfloat16
 from service.types import FloatArray
 
 UNDERSTOOD = frozenset({"weight", "bias", "transpose", "as_scores"})
 # The format's own bound on its JSON object.
 HEADER_LIMIT_BYTES = 100_000_000
-CONFIG_LIMIT_BYTES = 16 * 2**20
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -53,7 +53,7 @@ def read(path: Path, options: Options) -> Source:
     config: dict[str, Any] = {}
     if path.is_dir():
         if (path / CONFIG_FILE).is_file():
-            config = _json(read_bounded(path / CONFIG_FILE, CONFIG_LIMIT_BYTES), path / CONFIG_FILE)
+            config = read_json(read_bounded(path / CONFIG_FILE, CONFIG_LIMIT_BYTES), path / CONFIG_FILE)
         entries = _read_folder(path)
     else:
         entries = _read_header(path)
@@ -83,7 +83,7 @@ def _read_folder(folder: Path) -> dict[str, Entry]:
         if not (folder / WEIGHTS_FILE).is_file():
             raise ExportError(f"{folder}: expected {WEIGHTS_FILE} or {INDEX_FILE} in it, got neither")
         return _read_header(folder / WEIGHTS_FILE)
-    parts = _json(read_bounded(index, CONFIG_LIMIT_BYTES), index).get("weight_map")
+    parts = read_json(read_bounded(index, CONFIG_LIMIT_BYTES), index).get("weight_map")
     if not isinstance(parts, dict):
         raise ExportError(f"{index}: expected an object weight_map")
     names = sorted({str(part) for part in parts.values()})
@@ -106,7 +106,7 @@ def _entries(path: Path, file: BinaryIO) -> dict[str, Entry]:
     length = int.from_bytes(file.read(8), "little")
     if size_bytes < 8 or length > min(HEADER_LIMIT_BYTES, size_bytes - 8):
         raise ExportError(f"{path}: expected a header of at most {HEADER_LIMIT_BYTES} bytes, all of it there")
-    header = _json(file.read(length), path)
+    header = read_json(file.read(length), path)
     header.pop("__metadata__", None)
     return {name: _entry(path, name, described, 8 + length, size_bytes) for name, described in header.items()}
 
@@ -140,25 +140,7 @@ def _read_array(name: str, entry: Entry) -> FloatArray:
     with entry.path.open("rb") as file:
         file.seek(entry.offset)
         array = np.frombuffer(file.read(expected_bytes), dtype).reshape(entry.shape)
-    if entry.dtype == "BF16":  # the upper half of a float32
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float64) if entry.dtype == "F64" else array.astype(np.float32)
-
-
-def _json(text: bytes, path: Path) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a key stands twice")
-        return found
-
-    try:
-        value = json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise ExportError(f"{path}: expected a JSON object: {str(error)[:80]}") from error
-    if not isinstance(value, dict):
-        raise ExportError(f"{path}: expected a JSON object, got another value")
-    return value
+    return widen_bfloat16(array) if entry.dtype == "BF16" else as_float(array, name)
 
 
 def _check_problem(config: dict[str, Any], options: Options) -> None:

@@ -4,10 +4,11 @@ Knows arrays, names and files; knows no library of any source, and nothing of wh
 """
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ FLOAT64: FloatType = np.dtype(np.float64)
 
 # One protocol buffer, which model.onnx is, holds at most 2 GiB; the rest of it takes far less than this.
 WEIGHTS_LIMIT_BYTES = 2**31 - 2**20
+# What a model says of its layers and classes.
+CONFIG_LIMIT_BYTES = 16 * 2**20
 # Names in a message beyond these say no more.
 MAX_NAMES = 8
 MAX_NAME = 80
@@ -72,13 +75,17 @@ class Answers(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """A head that came as a graph: an ONNX model whose output is logits [rows, num_classes]."""
+    """A head that came as a graph: an ONNX model whose output is logits [rows, num_classes].
+
+    `run` gives these logits of rows, in the type of the graph: there are no weights to compute golden ones from.
+    """
 
     model: bytes
     input_name: str
     output_name: str
     num_features: int
     num_classes: int
+    run: Callable[[Float64Array], FloatArray]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,6 +202,24 @@ def read_bounded(path: Path, limit_bytes: int = WEIGHTS_LIMIT_BYTES) -> bytes:
     if len(text) > limit_bytes:
         raise ExportError(f"{path}: expected at most {limit_bytes} bytes, got more")
     return text
+
+
+def read_json(text: bytes, where: Path | str) -> dict[str, Any]:
+    """Read a JSON object in which no key stands twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key stands twice")
+        return found
+
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{where}: expected a JSON object: {str(error)[:80]}") from error
+    if not isinstance(value, dict):
+        raise ExportError(f"{where}: expected a JSON object, got another value")
+    return value
 
 
 def sha256_of(path: Path) -> str:

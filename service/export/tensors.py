@@ -6,9 +6,10 @@ Knows names and shapes as frameworks write them; reads only the arrays that it h
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.export.source import (
     FLOAT32,
@@ -84,6 +85,22 @@ def find_linear(shelf: Shelf, options: Options) -> Found:
     return Found(linear, dtype, (*told, *notes))
 
 
+def as_float(array: NDArray[Any], name: str) -> FloatArray:
+    """Make float32 of what is narrower, and float64 of whole numbers; `ExportError` for other types."""
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    if array.dtype.kind in "iu":
+        return array.astype(np.float64)
+    if array.dtype not in (FLOAT32, np.float64):
+        raise ExportError(f"{name[:80]}: expected numbers of at most 64 bits, got {array.dtype}")
+    return array
+
+
+def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Make float32 of bfloat16, which is its upper half."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def _choose_weight(shelf: Shelf, options: Options) -> tuple[str, list[str]]:
     if options.weight is not None:
         return _named(shelf, options.weight, "--weight"), []
@@ -148,7 +165,7 @@ def _read(shelf: Shelf, name: str, *, rank: int) -> FloatArray:
     # A bias may have been kept as one row.
     if rank == 1 and len(shape) == 2 and shape[0] == 1:
         return _read(shelf, name, rank=2).reshape(-1)
-    if len(shape) != rank or 0 in shape:
+    if len(shape) != rank or min(shape) < 1:
         expected = "[num_features, num_classes]" if rank == 2 else "[num_classes]"
         raise ExportError(f"{name[:80]}: expected an array {expected}, got shape {list(shape)}")
     check_size(8 * math.prod(shape), name)

@@ -7,8 +7,9 @@ import pytest
 from sources import BIAS, LINEAR, WEIGHTS, a_source
 
 from service.export import source
-from service.export.source import ExportError, Graph, Region
+from service.export.source import ExportError, Float64Array, Graph, Region
 from service.heads.graphs import Linear
+from service.types import FloatArray
 
 
 def test_drawn_rows_are_the_same_every_time_and_exact_in_float32() -> None:
@@ -44,9 +45,13 @@ def test_one_score_becomes_two_columns_whose_softmax_is_its_sigmoid() -> None:
     assert two.bias.tolist() == [0, 0.5]
 
 
+def rounded(rows: Float64Array) -> FloatArray:
+    return source.rounded_to(rows, source.FLOAT32)
+
+
 def test_a_source_knows_how_wide_it_is() -> None:
     assert (a_source().num_features, a_source().num_classes) == (4, 3)
-    graph = a_source(head=Graph(b"", "x", "y", 7, 2))
+    graph = a_source(head=Graph(b"", "x", "y", 7, 2, rounded))
     assert (graph.num_features, graph.num_classes) == (7, 2)
 
 
