@@ -7,7 +7,7 @@ numpy before anything is timed. Nothing here prints.
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, cast
 from urllib.parse import parse_qsl
 
 import cases
@@ -123,7 +123,7 @@ def codec(case: Case, form: Form, request: Request) -> tuple[Decode, Encode]:
         limits=limits(),
         head_of=lambda _model, _version: head,
     )
-    return decode, partial(_encode_native, NPZ if form == "npz" else JSON)
+    return cast("Decode", decode), partial(_encode_native, NPZ if form == "npz" else JSON)
 
 
 def _encode_v2(asked: Inference, _request: ScoreRequest, result: ScoreResult) -> tuple[bytes, dict[str, str]]:

@@ -16,6 +16,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     wire        bytes -> ScoreRequest and ScoreResult -> bytes; pure
     heads       models: their files, sessions and versions
     finishing   logits and labels -> outputs
+    lanes       what waits for heads, and who is scored together
     scorer      the core: score(ScoreRequest) -> ScoreResult
     shadow      a version scored beside the one that answers, to be compared with it
     rollout     loading and unloading versions while serving, in all workers alike

@@ -7,6 +7,7 @@ for whoever has the time. Nothing is known here of what is waited for.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -24,6 +25,20 @@ class Abandoned(Exception):
 def never() -> bool:
     """Say of a waiter that it stays."""
     return False
+
+
+def gathered(count: int, deliver: Deliver[tuple[T, ...]]) -> list[Deliver[T]]:
+    """Make what takes so many outcomes and delivers them together, once all are there; or the first error among them."""
+    outcomes: dict[int, T | Exception] = {}
+
+    def take(place: int, outcome: T | Exception) -> None:
+        outcomes[place] = outcome
+        if len(outcomes) == count:
+            found = [outcomes[place] for place in range(count)]
+            errors = [one for one in found if isinstance(one, Exception)]
+            deliver(errors[0] if errors else tuple(one for one in found if not isinstance(one, Exception)))
+
+    return [partial(take, place) for place in range(count)]
 
 
 async def awaited(begin: Callable[[Deliver[T], Gone], None]) -> T:

@@ -19,6 +19,29 @@ RULES = ("abstain", "costs", "mask", "priors", "thresholds")
 ABSTAIN = {"below": 1.0, "margin": 1.0, "entropy_above": np.inf, "cost": np.inf}
 PRIORS = ("fitted", "used")
 
+# For the documentation; nothing is read by it.
+DECISION_SCHEMA: dict[str, Any] = {
+    "description": "What decisions go by, in place of the head's own rules: mask, priors, costs or thresholds, abstain.",
+    "type": "object",
+    "properties": {
+        "mask": {"type": "array", "items": {"type": ["integer", "string"]}},
+        "priors": {
+            "type": "object",
+            "properties": {name: {"type": "array", "items": {"type": "number"}} for name in PRIORS},
+            "required": list(PRIORS),
+            "additionalProperties": False,
+        },
+        "costs": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+        "thresholds": {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}}]},
+        "abstain": {
+            "type": "object",
+            "properties": dict.fromkeys(ABSTAIN, {"type": "number"}),
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
+
 # Shares of classes, as people write them, add up to 1 within so much.
 SUM_TOLERANCE = 1e-6
 

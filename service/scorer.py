@@ -6,71 +6,29 @@ and heads; it knows no bytes, no HTTP and no settings.
 
 import asyncio
 import math
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded, TooLarge
 from service.finishing import finish, names_of
-from service.heads.batcher import Batched, Batcher
+from service.heads.batcher import Batched
 from service.heads.engine import NonFiniteLogits
 from service.heads.handle import Head
 from service.heads.repository import Repository
-from service.numeric import softmax
-from service.outcomes import Deliver, Gone, awaited, never
+from service.lanes import INLINE_COST, LOGITS, BatchLimits, Lanes
+from service.outcomes import Deliver, Gone, awaited, gathered, never
 from service.types import Features, FloatArray, HeadInfo, Output, ScoreRequest, ScoreResult, SparseRows
+
+__all__ = ["INLINE_COST", "BatchLimits", "Scorer"]
 
 T = TypeVar("T")
 
-# Costs are counted in numbers that a pass or two of arithmetic handles in about 10 ns each. Up to so many take
-# under a millisecond, and handing them to a thread would cost more than it frees; above, other requests and the
-# health checks must get a turn.
-INLINE_COST = 1 << 16
-# A multiplication of a head costs so much less than finishing one of its logits.
-MULTIPLICATIONS_PER_LOGIT = 400
-
-# What is made for a whole batch at once where a request changes nothing about it; names are looked up by class.
-BATCHED = ("probabilities", "classes", "log_probabilities", "logits")
-LOGITS = ("logits",)
-
-
-class BatchLimits(NamedTuple):
-    """See `Batcher`; `queue_rows` is this worker's share.
-
-    `elements` is how many numbers sparse rows may have with their zeros, where a head needs those.
-    """
-
-    batch_rows: int = 1024
-    queue_rows: int = 1024**2
-    delay_s: float = 0.0
-    elements: int = sys.maxsize
-
-
 DEFAULT_LIMITS = BatchLimits()
-
-
-# Lanes by the outputs that they serve.
-Lanes: TypeAlias = "dict[tuple[str, ...], _Lane]"
-
-
-class _Lane(NamedTuple):
-    """What waits for the same arrays of one head, named in the order in which they are answered."""
-
-    batcher: Batcher
-    names: tuple[str, ...]
-
-
-class _HeadLanes(NamedTuple):
-    """Dense rows do not stack with sparse ones."""
-
-    dense: Lanes
-    sparse: Lanes
 
 
 class Scorer:
@@ -88,17 +46,14 @@ class Scorer:
         self._repository = repository
         self.head_info: Callable[[str | None, str | None], HeadInfo] = repository.info
         self._limits = limits
-        self._observe_batch = observe_batch
         # Hears of requests to heads once they are on their way, while anybody wants to.
         self.observe_request: Callable[[ScoreRequest], None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
-        # Lanes belong to one loaded handle and go with it, so a batch never mixes versions; there are at most as
-        # many as there are sets of arrays.
-        self._lanes: dict[Head, _HeadLanes] = {}
+        self._lanes = Lanes(repository, limits, observe_batch)
 
     @property
     def queue_rows(self) -> int:
-        return sum(batcher.queue_rows for batcher in self._batchers())
+        return sum(batcher.queue_rows for batcher in self._lanes.batchers())
 
     async def score(self, request: ScoreRequest, deadline_s: float = math.inf) -> ScoreResult:
         """Answer what `request.outputs` names, or raise what `begin` would deliver."""
@@ -120,23 +75,58 @@ class Scorer:
         try:
             rows = request.values
             head = self._repository.head(request.head)
-            if type(rows) is SparseRows and not self._is_known(head, rows):
-                again = partial(self._begin_again, request, deadline_s, deliver, gone)
+            if (sparse := isinstance(rows, SparseRows)) and not self._is_known(head, rows):
+                again = partial(self._begin_again, partial(self.begin, request), deadline_s, deliver, gone)
                 self.offload(deadline_s, again, head.is_linear)
                 return
-            both = self._lanes.get(head) or self._lanes_of(head)
-            lanes = both.sparse if type(rows) is SparseRows else both.dense
             plain = request.temperature == 1 and request.dtype == request.head.dtype
-            lane = lanes.get(request.outputs) if plain else None
-            lane = lane or self._lane(head, both, lanes, request.outputs if plain else LOGITS)
+            lane = self._lanes.find(head, request.outputs if plain else LOGITS, sparse=sparse)
             batched = self._batched(request, head, deadline_s, deliver, lane.names)
-            if rows.ndim != 2:
-                rows = cast("FloatArray", request.dense.reshape(-1, rows.shape[-1]))
-            lane.batcher.enter(rows, deadline_s, batched, gone)
+            lane.batcher.enter(_flat(request), deadline_s, batched, gone)
             if self.observe_request is not None:
                 self.observe_request(request)
         except Exception as error:  # noqa: BLE001 - it is the outcome
             deliver(error)
+
+    def begin_each(
+        self,
+        requests: tuple[ScoreRequest, ...],
+        deadline_s: float,
+        deliver: Deliver[tuple[ScoreResult, ...]],
+        gone: Gone = never,
+    ) -> None:
+        """Deliver what each of several requests names, each to another head and all about the same features.
+
+        Small linear heads of one dtype are scored by one product, the others beside it. Fails as `begin` does,
+        with what the first of them fails with.
+        """
+        try:
+            heads = [self._repository.head(cast("HeadInfo", request.head)) for request in requests]
+            unready = self._lanes.unready(heads)
+            if unready is not None:
+                again = partial(
+                    self._begin_again, partial(self.begin_each, requests), deadline_s, deliver, gone
+                )
+                self.offload(deadline_s, again, unready)
+                return
+        except Exception as error:  # noqa: BLE001 - it is the outcome
+            deliver(error)
+            return
+        shares = gathered(len(requests), deliver)
+        left = set(range(len(requests)))
+        sparse = type(requests[0].values) is SparseRows
+        for places, batcher in self._lanes.joined(heads, sparse=sparse):
+            left.difference_update(places)
+            batched = [
+                self._batched(requests[place], heads[place], deadline_s, shares[place], LOGITS)
+                for place in places
+            ]
+            try:
+                batcher.enter(_flat(requests[places[0]]), deadline_s, partial(_divide, batched), gone)
+            except Exception as error:  # noqa: BLE001 - it is the outcome
+                _divide(batched, error)
+        for place in sorted(left):
+            self.begin(requests[place], deadline_s, shares[place], gone)
 
     def run(
         self, cost: float, deadline_s: float, deliver: Deliver[T], work: Callable[..., T], *arguments: object
@@ -161,12 +151,11 @@ class Scorer:
 
     def release(self) -> None:
         """Let go of the lanes of heads that serve no more; what waits in them is still answered."""
-        for head in [head for head in self._lanes if not self._repository.holds(head)]:
-            del self._lanes[head]
+        self._lanes.release()
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
-        for batcher in self._batchers():
+        for batcher in self._lanes.batchers():
             batcher.close()
 
     def _is_known(self, head: Head, rows: SparseRows) -> bool:
@@ -184,19 +173,17 @@ class Scorer:
 
     def _begin_again(
         self,
-        request: ScoreRequest,
+        begin: Callable[[float, Deliver[T], Gone], None],
         deadline_s: float,
-        deliver: Deliver[ScoreResult],
+        deliver: Deliver[T],
         gone: Gone,
-        read: object,
+        outcome: object,
     ) -> None:
-        if isinstance(read, Exception):
-            deliver(read)
+        """Begin once what was needed for it is there."""
+        if isinstance(outcome, Exception):
+            deliver(outcome)
         else:
-            self.begin(request, deadline_s, deliver, gone)
-
-    def _batchers(self) -> set[Batcher]:
-        return {lane.batcher for both in self._lanes.values() for lanes in both for lane in lanes.values()}
+            begin(deadline_s, deliver, gone)
 
     def _batched(
         self,
@@ -227,41 +214,6 @@ class Scorer:
 
         return batched
 
-    def _lanes_of(self, head: Head) -> _HeadLanes:
-        """Begin the lanes of a head, and drop those of heads that serve no more."""
-        self.release()
-        return self._lanes.setdefault(head, _HeadLanes({}, {}))
-
-    def _lane(self, head: Head, both: _HeadLanes, lanes: Lanes, outputs: tuple[str, ...]) -> _Lane:
-        """Find the lane whose batches hold what these outputs are made of: all requests of one share it."""
-        wanted = {"classes" if name == "predicted_names" else name for name in outputs}
-        names = tuple(name for name in BATCHED if name in wanted) if wanted.issubset(BATCHED) else LOGITS
-        lane = lanes.get(names)
-        if lane is None:
-            lane = lanes[names] = _Lane(self._batcher(head, names, sparse=lanes is both.sparse), names)
-        if names != LOGITS:  # in any order, and with names
-            lanes[outputs] = lane
-        return lane
-
-    def _batcher(self, head: Head, names: tuple[str, ...], *, sparse: bool) -> Batcher:
-        info, limits = head.info, self._limits
-        row_cost = info.num_classes * (1 + info.num_features / MULTIPLICATIONS_PER_LOGIT)
-
-        def weigh(rows: SparseRows) -> float:
-            cost = len(rows) * info.num_classes + head.cost(rows) / MULTIPLICATIONS_PER_LOGIT
-            return cost / row_cost
-
-        return Batcher(
-            partial(_run_head, head, names),
-            observe=partial(self._observe_batch, info.model, info.version),
-            inline_rows=int(INLINE_COST / row_cost),
-            max_batch_rows=limits.batch_rows,
-            max_queue_rows=limits.queue_rows,
-            delay_s=limits.delay_s,
-            stack=SparseRows.stack if sparse else np.concatenate,
-            weigh=weigh if sparse else None,
-        )
-
 
 def _attempt(deadline_s: float, work: Callable[..., T], arguments: tuple[object, ...]) -> T | Exception:
     try:
@@ -272,19 +224,19 @@ def _attempt(deadline_s: float, work: Callable[..., T], arguments: tuple[object,
         return error
 
 
-def _run_head(head: Head, names: tuple[str, ...], rows: Features) -> tuple[NDArray[np.generic], ...]:
-    logits = head.run(rows)
-    if names == LOGITS:
-        return (logits,)
-    normalised = softmax.normalise(logits, with_logarithms="log_probabilities" in names, with_others=False)
-    return tuple(logits if name == "logits" else _NORMALISED[name](normalised) for name in names)
+def _flat(request: ScoreRequest) -> Features:
+    """Lay features out as rows."""
+    rows = request.values
+    return rows if rows.ndim == 2 else cast("FloatArray", request.dense.reshape(-1, rows.shape[-1]))
 
 
-_NORMALISED: dict[str, Callable[[softmax.Normalised], NDArray[np.generic]]] = {
-    "probabilities": softmax.Normalised.probabilities,
-    "classes": lambda normalised: normalised.classes,
-    "log_probabilities": softmax.Normalised.log_probabilities,
-}
+def _divide(shares: Sequence[Deliver[Batched]], outcome: Batched | Exception) -> None:
+    """Give each head its own logits of a batch that was run for all of them, or what went wrong."""
+    for place, deliver in enumerate(shares):
+        if isinstance(outcome, Exception):
+            deliver(outcome)
+        else:
+            deliver(outcome._replace(arrays=outcome.arrays[place : place + 1]))
 
 
 def _plain_result(request: ScoreRequest, batched: Batched, names: tuple[str, ...]) -> ScoreResult:

@@ -212,7 +212,12 @@ TENSORS = [
     predict("logits instead of features", "unknown_field", "logits", logits=[[1, 2]]),
     predict("another axis", "axis_range", "axis", axis=0),
     predict("a loss without labels", "missing_field", "labels", outputs=["loss"]),
-    predict("several models, which is yet to come", "unknown_field", "models", models=["digits"]),
+    predict("several models and one", "unknown_field", "model", models=["digits"], model="digits"),
+    predict("several models, none of them", "unknown_option_value", "models", models=[]),
+    predict("several models, one twice", "unknown_option_value", "models[1]", models=["digits", "digits"]),
+    predict("several models, one unknown", "unknown_model", "models[1]", status=404, models=["digits", "cats"]),
+    predict("several models that are no list", "option_type", "models", models="digits"),
+    Case("predict: several models at the path of one", "/models/digits/predict", as_json(features=[0.0] * 64, models=["digits"]), 422, "unknown_field", "models"),
     Case("predict: a model in path and body", "/models/digits/predict", as_json(features=[0.0] * 64, model="digits"), 422, "unknown_field", "model"),
 ]  # fmt: skip
 

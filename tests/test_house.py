@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("settings", "numeric"),
     ("sources", "rules"),
     ("wire", "heads"),
-    ("finishing",),
+    ("finishing", "lanes"),
     ("scorer", "rollout", "shadow"),
     ("api", "client"),
     ("app",),

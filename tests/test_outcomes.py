@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.outcomes import Deliver, Gone, awaited, never
+from service.outcomes import Deliver, Gone, awaited, gathered, never
 
 pytestmark = pytest.mark.anyio
 
@@ -53,3 +53,24 @@ async def test_a_cancelled_caller_is_gone_and_what_comes_then_harms_nobody() -> 
 
 def test_who_never_goes_is_never_gone() -> None:
     assert never() is False
+
+
+def test_several_outcomes_are_delivered_once_all_are_there_in_their_order() -> None:
+    delivered: list[object] = []
+    shares: list[Deliver[str]] = gathered(3, delivered.append)
+    shares[2]("c")
+    shares[0]("a")
+    assert delivered == []
+    shares[1]("b")
+    assert delivered == [("a", "b", "c")]
+
+
+def test_of_several_errors_the_first_in_order_is_delivered_when_all_have_ended() -> None:
+    delivered: list[object] = []
+    shares: list[Deliver[str]] = gathered(3, delivered.append)
+    late, early = LookupError(), ZeroDivisionError()
+    shares[2](late)
+    shares[0]("a")
+    assert delivered == []
+    shares[1](early)
+    assert delivered == [early]

@@ -344,6 +344,10 @@ def rows_of(dense: FloatArray) -> SparseRows:
 
 
 BIAS = np.zeros(2, np.float32)
+BENT = (
+    '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] features) => (float[N,2] logits) '
+    "<float[3,2] W = {1, 2, 3, 4, 5, 6}> { x = Relu(features) logits = MatMul(x, W) }"
+)
 
 
 def heads(root: Path, **models: bytes) -> Repository:
@@ -416,10 +420,7 @@ async def test_a_sparse_row_that_overflows_fails_alone(tmp_path: Path) -> None:
 
 
 async def test_zeros_count_against_the_limit_only_where_they_are_needed(tmp_path: Path) -> None:
-    bent = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] features) => (float[N,2] logits) '
-        "<float[3,2] W = {1, 2, 3, 4, 5, 6}> { x = Relu(features) logits = MatMul(x, W) }"
-    ).SerializeToString()
+    bent = onnx.parser.parse_model(BENT).SerializeToString()
     straight = build_linear(Linear(np.ones((3, 2), np.float32), BIAS))
     repository = heads(tmp_path, bent=bent, straight=straight)
     scorer = Scorer(repository, BatchLimits(elements=8))
@@ -464,4 +465,125 @@ async def test_weights_are_read_beside_the_event_loop(
     assert threads[0] is not threading.main_thread()
     with pytest.raises(DeadlineExceeded):
         await scorer.score(request, time.monotonic() - 1)
+    scorer.close()
+
+
+# Several heads
+
+
+def all_heads(root: Path, classes: int = 3) -> Repository:
+    random = np.random.default_rng(3)
+
+    def linear(count: int, dtype: type = np.float32) -> bytes:
+        weights, bias = random.normal(size=(3, count)), random.normal(size=count)
+        return build_linear(Linear(weights.astype(dtype), bias.astype(dtype)))
+
+    bent = onnx.parser.parse_model(BENT).SerializeToString()
+    return heads(root, one=linear(classes), two=linear(2), double=linear(2, np.float64), bent=bent)
+
+
+async def each(
+    scorer: Scorer, requests: tuple[ScoreRequest, ...], deadline_s: float = math.inf
+) -> tuple[ScoreResult, ...]:
+    return await awaited(lambda deliver, gone: scorer.begin_each(requests, deadline_s, deliver, gone))
+
+
+def asking_each(
+    repository: Repository, features: FloatArray, *outputs: str, sparse: bool = False, **options: Any
+) -> tuple[ScoreRequest, ...]:
+    requests = []
+    for model in ("bent", "double", "one", "two"):
+        head = repository.info(model, None)
+        rows = cast("FloatArray", features.astype(head.dtype))
+        values = rows_of(rows) if sparse else rows
+        given = {"axis": features.ndim - 1, "dtype": head.dtype, **options}
+        requests.append(asked(*outputs, operation="predict", values=values, head=head, **given))
+    return tuple(requests)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("outputs", [("probabilities", "classes"), ("entropy",), ("contributions",)])
+async def test_several_heads_answer_as_each_does_alone(
+    tmp_path: Path, outputs: tuple[str, ...], *, sparse: bool
+) -> None:
+    repository = all_heads(tmp_path)
+    scorer = Scorer(repository)
+    features = np.random.default_rng(0).normal(size=(5, 3))
+    requests = asking_each(repository, features, *outputs, sparse=sparse, top_contributions=2)
+    if outputs == ("contributions",):
+        requests = requests[1:]  # one of them is not linear
+    for _ in range(2):  # the second time all is ready
+        results = await each(scorer, requests)
+        for request, result in zip(requests, results, strict=True):
+            alone = await scorer.score(request)
+            assert result.head == request.head
+            assert list(result.outputs) == list(alone.outputs)
+            assert (result.rows, result.batch_rows) == (5, 5)
+            for name, value in alone.outputs.items():
+                found, expected = np.asarray(result.outputs[name]), np.asarray(value)
+                assert found.dtype == expected.dtype
+                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    scorer.close()
+
+
+async def test_several_heads_take_features_of_any_rank(tmp_path: Path) -> None:
+    repository = all_heads(tmp_path)
+    scorer = Scorer(repository)
+    single = await each(scorer, asking_each(repository, np.ones(3), "logits", "classes"))
+    deep = await each(scorer, asking_each(repository, np.ones((2, 1, 3)), "logits", "classes"))
+    none = await each(scorer, asking_each(repository, np.ones((0, 3)), "logits", "classes"))
+    assert [np.asarray(result.outputs["logits"]).shape for result in single] == [(2,), (2,), (3,), (2,)]
+    assert [np.asarray(result.outputs["classes"]).shape for result in deep] == [(2, 1)] * 4
+    assert [result.rows for result in none] == [0] * 4
+    scorer.close()
+
+
+async def test_requests_for_the_same_heads_run_together(tmp_path: Path) -> None:
+    batches: list[tuple[str, int]] = []
+    repository = all_heads(tmp_path)
+    scorer = Scorer(repository, observe_batch=lambda model, _version, rows: batches.append((model, rows)))
+    requests = asking_each(repository, np.ones((2, 3)), "classes")
+    await each(scorer, requests)
+    batches.clear()
+    await asyncio.gather(*[each(scorer, requests) for _ in range(3)])
+    assert sorted(batches) == [("bent", 6), ("double", 6), ("one", 6), ("two", 6)]
+    scorer.close()
+
+
+async def test_what_one_head_fails_with_fails_the_request_and_nobody_else(tmp_path: Path) -> None:
+    repository = all_heads(tmp_path)
+    scorer = Scorer(repository)
+    explained = asking_each(repository, np.ones((1, 3)), "contributions")  # which one of them has not
+    huge = asking_each(repository, np.full((1, 3), 3e38), "classes")
+    good = asking_each(repository, np.ones((1, 3)), "classes")
+    outcomes = await asyncio.gather(
+        *[each(scorer, requests) for requests in (explained, huge, good)], return_exceptions=True
+    )
+    assert [getattr(outcome, "code", None) for outcome in outcomes] == [
+        "not_linear",
+        "non_finite_logits",
+        None,
+    ]
+    assert not isinstance(outcomes[2], BaseException)
+    assert len(outcomes[2]) == 4
+    scorer.close()
+
+
+async def test_several_heads_are_refused_late_or_gone_or_in_too_long_a_queue(tmp_path: Path) -> None:
+    repository = all_heads(tmp_path)
+    scorer = Scorer(repository, BatchLimits(queue_rows=3))
+    requests = asking_each(repository, np.ones((2, 3)), "classes")
+    with pytest.raises(DeadlineExceeded):
+        await each(scorer, requests, time.monotonic() - 1)
+    await each(scorer, requests)
+    with pytest.raises(DeadlineExceeded):
+        await each(scorer, requests, time.monotonic() - 1)
+    outcomes = await asyncio.gather(*[each(scorer, requests) for _ in range(2)], return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [tuple, QueueFull]
+    repository.follow(repository.plan.unload("two", None))
+    repository.release(time.monotonic() + 1)
+    scorer.release()
+    with pytest.raises(NotReady):
+        await each(scorer, requests)
+    assert len(await each(scorer, requests[:3])) == 3
     scorer.close()

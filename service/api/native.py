@@ -6,7 +6,7 @@ from service.api.exchange import Answer, Exchange
 from service.api.scoring import Decoded, Encoded, Scoring
 from service.api.transport import Route, conversed
 from service.outcomes import Deliver
-from service.types import Operation, ScoreResult
+from service.types import Operation, ScoreRequest, ScoreResult
 from service.wire import native, schemas
 from service.wire.media import JSON
 
@@ -47,6 +47,8 @@ class NativeDialect:
             head_of=self._scoring.scorer.head_info,
             named=(params["model"], params.get("version")) if params else None,
         )
+        if not isinstance(request, ScoreRequest):
+            return Decoded(request, partial(_encode_each, accepted))
         return Decoded(request, _encode_json if accepted == JSON else partial(_encode, accepted))
 
 
@@ -56,3 +58,7 @@ def _encode_json(result: ScoreResult) -> Encoded:
 
 def _encode(accepted: str, result: ScoreResult) -> Encoded:
     return Encoded(native.encode(result, accepted), accepted)
+
+
+def _encode_each(accepted: str, results: tuple[ScoreResult, ...]) -> Encoded:
+    return Encoded(native.encode_each(results, accepted), accepted)

@@ -43,10 +43,13 @@ class Encoded(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What to score, how to answer it, and what writing a number of the answer costs."""
+    """What to score, how to answer it, and what writing a number of the answer costs.
 
-    request: ScoreRequest
-    encode: Callable[[ScoreResult], Encoded]
+    Several requests are answered together: `encode` gets all their results.
+    """
+
+    request: ScoreRequest | tuple[ScoreRequest, ...]
+    encode: Callable[..., Encoded]
     number_cost: float = COST_OF_JSON_NUMBER
 
 
@@ -131,36 +134,41 @@ class _Passage:
             return
         self.decoded = decoded
         self.decoded_s = time.monotonic()
-        exchange = self.exchange
-        self.scoring.scorer.begin(decoded.request, exchange.deadline_s, self.encode, exchange.gone)
+        exchange, request = self.exchange, decoded.request
+        if isinstance(request, ScoreRequest):
+            self.scoring.scorer.begin(request, exchange.deadline_s, self.encode, exchange.gone)
+        else:
+            self.scoring.scorer.begin_each(request, exchange.deadline_s, self.encode, exchange.gone)
 
-    def encode(self, result: ScoreResult | Exception) -> None:
-        if isinstance(result, Exception):
-            self.fail(result)
+    def encode(self, scored: ScoreResult | tuple[ScoreResult, ...] | Exception) -> None:
+        if isinstance(scored, Exception):
+            self.fail(scored)
             return
-        self.result = result
+        self.results = (scored,) if isinstance(scored, ScoreResult) else scored
         self.scored_s = time.monotonic()
         numbers = 0
-        for value in result.outputs.values():
-            if type(value) is np.ndarray:
-                numbers += value.size
+        for result in self.results:
+            for value in result.outputs.values():
+                if type(value) is np.ndarray:
+                    numbers += value.size
         encode, number_cost = self.decoded.encode, self.decoded.number_cost
         if self.scoring.compress and (accepted := self.exchange.header(b"accept-encoding")):
             encode, number_cost = partial(_compressed, encode, accepted), number_cost + COST_OF_COMPRESSION
         if numbers * number_cost > INLINE_COST:
-            self.scoring.scorer.offload(math.inf, self.answer, encode, result)
+            self.scoring.scorer.offload(math.inf, self.answer, encode, scored)
             return
         encoded: Encoded | Exception
         try:
-            encoded = encode(result)
+            encoded = encode(scored)
         except Exception as error:  # noqa: BLE001 - it is the outcome
             encoded = error
         self.answer(encoded)
 
     def fail(self, error: Exception) -> None:
-        request = self.decoded.request
-        key = (request.head.model, request.head.version) if request.head else (request.operation, "")
-        self.scoring.metrics.failed(key, time.monotonic() - self.begun_s)
+        asked = self.decoded.request
+        for request in (asked,) if isinstance(asked, ScoreRequest) else asked:
+            key = (request.head.model, request.head.version) if request.head else (request.operation, "")
+            self.scoring.metrics.failed(key, time.monotonic() - self.begun_s)
         self.deliver(error)
 
     def answer(self, encoded: Encoded | Exception) -> None:
@@ -168,19 +176,20 @@ class _Passage:
             self.fail(encoded)
             return
         body, media_type, headers = encoded
-        result = self.result
-        key: tuple[str, str]
-        if (head := result.head) is None:
-            key = (self.decoded.request.operation, "")  # which has no versions
-        else:
-            headers += _lines_of(head.model, head.version, head.digest)
-            key = (head.model, head.version)
+        results = self.results
+        # Those of several heads are as late as the last of them, and have no one name to say.
+        result = results[0] if len(results) == 1 else max(results, key=lambda one: one.seconds_queued)
         decode_s, queue_s = self.decoded_s - self.begun_s, result.seconds_queued
         infer_s = self.scored_s - self.decoded_s - queue_s
         ended_s = time.monotonic()
         encode_s = ended_s - self.scored_s
         seconds = (decode_s, queue_s, infer_s, encode_s)
-        self.scoring.metrics.scored(key, result.rows, seconds, ended_s)
+        for one in results:
+            head = one.head
+            key = (head.model, head.version) if head else (self.operation, "")  # which has no versions
+            self.scoring.metrics.scored(key, one.rows, seconds, ended_s)
+        if len(results) == 1 and (head := result.head) is not None:
+            headers += _lines_of(head.model, head.version, head.digest)
         decode, queue = _milliseconds(int(1e6 * decode_s)), _milliseconds(int(1e6 * queue_s))
         infer, encode = _milliseconds(int(1e6 * infer_s)), _milliseconds(int(1e6 * encode_s))
         headers += (
@@ -189,9 +198,14 @@ class _Passage:
         )
         self.deliver(Answer(body, media_type, 200, headers))
 
+    @property
+    def operation(self) -> str:
+        asked = self.decoded.request
+        return asked.operation if isinstance(asked, ScoreRequest) else "predict"
 
-def _compressed(encode: Callable[[ScoreResult], Encoded], accepted: str, result: ScoreResult) -> Encoded:
-    body, media_type, headers = encode(result)
+
+def _compressed(encode: Callable[..., Encoded], accepted: str, scored: object) -> Encoded:
+    body, media_type, headers = encode(scored)
     headers += "vary: accept-encoding\r\n"
     encoding = encodings.preferred(accepted)
     if encoding is None or len(body) < COMPRESSED_BYTES:

@@ -5,6 +5,8 @@ and no HTTP.
 """
 
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -15,7 +17,7 @@ from service.errors import Invalid, ModelError
 from service.heads import sparse
 from service.heads.description import Golden, HeadDescription, digest_of, parse
 from service.heads.engine import Engine, NonFiniteLogits, Provider
-from service.heads.graphs import Linear, read_linear
+from service.heads.graphs import Linear, build_linear, read_linear
 from service.heads.storage import StoredVersion
 from service.numeric.checks import all_finite
 from service.rules import read_decision
@@ -87,7 +89,7 @@ class Head:
         return self._model is None
 
     def is_linear(self) -> bool:
-        return self._read_linear() is not None
+        return self.read() is not None
 
     def contributions(self, features: Features, classes: IndexArray, k: int) -> tuple[IndexArray, FloatArray]:
         """Find the features that spoke loudest for each row's class: the largest features * weights.
@@ -112,7 +114,7 @@ class Head:
         Invalid
             `not_linear` where the graph is not one linear layer.
         """
-        linear = self._read_linear()
+        linear = self.read()
         if linear is None:
             raise Invalid(
                 "not_linear",
@@ -130,7 +132,7 @@ class Head:
     def _run_sparse(self, rows: SparseRows) -> FloatArray:
         num_classes = self.info.num_classes
         if sparse.cost(rows, num_classes) < sparse.dense_cost(rows, num_classes):
-            linear = self._read_linear()
+            linear = self.read()
             if linear is not None:
                 return _finite(sparse.score(linear, rows))
         logits = np.empty((len(rows), num_classes), self.info.dtype)
@@ -141,7 +143,8 @@ class Head:
                 raise NonFiniteLogits(start + error.row, (len(rows),)) from None
         return logits
 
-    def _read_linear(self) -> Linear | None:
+    def read(self) -> Linear | None:
+        """Read the weights, once; None where the head is not linear."""
         if self._model is None:
             return self._linear
         with self._lock:
@@ -173,6 +176,20 @@ def read_files(stored: StoredVersion) -> Files:
             f"head.json says {description.digest[:12]}…"
         )
     return Files(model, description, digest)
+
+
+def join(heads: Sequence[Head], *, threads: int) -> Head:
+    """Put linear heads of one dtype, provider and number of features side by side: one product scores them all.
+
+    The classes of the first come first. Blocks, as `open_head` does.
+    """
+    linears = [linear for head in heads if (linear := head.read()) is not None]
+    weights = np.concatenate([linear.weights for linear in linears], axis=1)
+    model = build_linear(Linear(weights, np.concatenate([linear.bias for linear in linears])))
+    first = heads[0].info
+    engine = Engine(model, provider=cast("Provider", first.provider), threads=threads)
+    info = replace(first, model="", version="", digest="", class_names=None, num_classes=engine.num_classes)
+    return Head(info, HeadDescription(), engine, model)
 
 
 def open_head(stored: StoredVersion, files: Files, *, provider: Provider, threads: int) -> Head:

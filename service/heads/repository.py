@@ -6,13 +6,13 @@ Knows where versions lie and what is planned for them; knows no request, no labe
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from service.errors import LogitserveError, ModelError, NotReady, StartError
 from service.heads.engine import Provider
-from service.heads.handle import Head, open_head, read_files
+from service.heads.handle import Head, join, open_head, read_files
 from service.heads.plan import Key, Plan, short, unknown_model, unknown_version
 from service.heads.policy import EVERYTHING, Policy
 from service.heads.storage import Folder, Storage, StoredVersion
@@ -160,6 +160,10 @@ class Repository:
                 "not_ready", f"{info.model} version {info.version} is no longer loaded", headers=RETRY
             )
         return head
+
+    def join(self, heads: Sequence[Head]) -> Head:
+        """Open one head that scores what these do; see `handle.join`."""
+        return join(heads, threads=self._threads)
 
     def holds(self, head: Head) -> bool:
         """Whether this very handle may still be asked for."""

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.errors import Invalid
+from service.errors import Invalid, NotFound
 from service.numeric import checks
 from service.rules import read_decision
 from service.types import Features, FloatArray, FloatType, HeadInfo, Operation, ScoreRequest, SparseRows
@@ -67,15 +67,72 @@ def assemble(
         The first fault in the contract's order, with its place.
     """
     plan = _plan_of(operation, fields, named)
+    options = plan.options
+    if options.models is not None:
+        raise Invalid("unknown_field", "expected one model: several are asked at /predict", path="models")
+    if operation != "predict":
+        return _assemble(operation, fields, plan, None, limits)
+    if head_of is None:
+        raise TypeError("predict needs head_of")
+    model, version = named or (None, None)
+    return _assemble(
+        operation, fields, plan, head_of(model or options.model, version or options.version), limits
+    )
+
+
+def assemble_each(fields: Mapping[str, Any], *, limits: Limits, head_of: HeadOf) -> tuple[ScoreRequest, ...]:
+    """Check the fields of a request to "predict" that asks several heads, `models`, about the same features.
+
+    Returns
+    -------
+    tuple of ScoreRequest
+        One for each head, in the order of `models`; those of one dtype share their features.
+
+    Raises
+    ------
+    RequestError
+        As `assemble`: the first fault, of the first head that it is one for. A head that is not there, or whose
+        features are as many as no other's, is named by its place (`models[1]`).
+    """
+    plan = _plan_of("predict", fields, None)
+    heads = _find_each(plan.options, head_of)
+    read: dict[FloatType, Features] = {}
+    requests = []
+    for head in heads:
+        shared = {**fields, "features": read.get(head.dtype, fields["features"])}
+        request = _assemble("predict", shared, plan, head, limits)
+        read[head.dtype] = request.values
+        requests.append(request)
+    rows = math.prod(requests[0].values.shape[:-1])
+    check_elements((rows, sum(head.num_classes for head in heads)), limits, path="features")
+    return tuple(requests)
+
+
+def _find_each(options: Options, head_of: HeadOf) -> list[HeadInfo]:
+    heads: list[HeadInfo] = []
+    for index, name in enumerate(options.models or ()):
+        place = f"models[{index}]"
+        try:
+            head = head_of(name, options.version)
+        except NotFound as error:
+            if error.code == "unknown_model":
+                raise NotFound(error.code, error.message, path=place) from None
+            raise
+        if heads and head.num_features != heads[0].num_features:
+            message = f"expected {heads[0].num_features} features as models[0] has, got {head.num_features}"
+            raise Invalid("features_shape", message, path=place)
+        heads.append(head)
+    return heads
+
+
+def _assemble(
+    operation: Operation, fields: Mapping[str, Any], plan: "_Plan", head: HeadInfo | None, limits: Limits
+) -> ScoreRequest:
+    """Read the tensors as the plan and the head say."""
     options, labelled = plan.options, plan.labelled
-    head = None
     class_names = options.class_names
-    if operation == "predict":
-        if head_of is None:
-            raise TypeError("predict needs head_of")
-        model, version = named or (None, None)
-        head = head_of(model or options.model, version or options.version)
-        class_names = head.class_names if class_names is None else class_names
+    if head is not None and class_names is None:
+        class_names = head.class_names
     outputs = plan.outputs if class_names is None else plan.named_outputs
     if outputs is None:  # which says what is wrong
         outputs = choose_outputs(operation, options, labelled=labelled, named=False)
@@ -188,7 +245,9 @@ def _read_logits(value: Any, options: Options, limits: Limits) -> tuple[FloatArr
 def _read_features(value: Any, options: Options, head: HeadInfo, limits: Limits) -> tuple[Features, Scale]:
     is_list = type(value) is list
     numbers: NDArray[Any] | SparseRows
-    if type(value) is dict:
+    if isinstance(value, SparseRows):  # which another head of the same dtype has read
+        numbers = value
+    elif type(value) is dict:
         numbers = sparse.read(value, head.num_features, head.dtype, limits)
     else:
         read = nested.read_floats if is_list else read_numbers

@@ -31,7 +31,7 @@ TYPE_CODES = {
     "sample_weight": "sample_weight_value",
 }
 # What the protocol or the path says already, so that it is no option here.
-_NO_OPTIONS = {*TYPE_CODES, "model", "version", "outputs"}
+_NO_OPTIONS = {*TYPE_CODES, "model", "models", "version", "outputs"}
 # The protocol's own words that change no number: they are read over.
 _RESERVED = {
     "sequence_id",

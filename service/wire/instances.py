@@ -26,8 +26,8 @@ TENSORS: dict[Operation, tuple[str, ...]] = {
     "loss": ("logits", "labels", "sample_weight"),
     "predict": ("features", "labels", "sample_weight"),
 }
-# Rows come first and classes last.
-_NO_OPTIONS = {name for names in TENSORS.values() for name in names} | {"axis"}
+# Rows come first, classes last, and one head answers.
+_NO_OPTIONS = {name for names in TENSORS.values() for name in names} | {"axis", "models"}
 
 # One number for the whole request, so that there is none for a row.
 _WITHOUT_ROWS = ("loss", "count", "accuracy")

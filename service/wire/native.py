@@ -12,16 +12,16 @@ import orjson
 from numpy.typing import NDArray
 
 from service.errors import Invalid
-from service.types import Operation, ScoreRequest, ScoreResult
+from service.types import Operation, Output, ScoreRequest, ScoreResult
 from service.wire import arrays, json_writer, media, nested, sparse
-from service.wire.fields import FLOAT32, HeadOf, assemble, own_dtype
+from service.wire.fields import FLOAT32, HeadOf, assemble, assemble_each, own_dtype
 from service.wire.json_reader import read_object
 from service.wire.limits import Limits
 from service.wire.media import accepted
 from service.wire.options import ARRAY, FIELDS, REQUIRED, TENSOR, check_names, parse_query
 
 # One door to this dialect, `accepted` included.
-__all__ = ["accepted", "decode", "decode_result", "encode", "encode_json", "encode_request"]
+__all__ = ["accepted", "decode", "decode_result", "encode", "encode_each", "encode_json", "encode_request"]
 
 INTEGER_OUTPUTS = {"classes", "decisions", "top_classes", "count", "contributions.features"}
 TEXT_OUTPUTS = {"predicted_names", "decided_names", "top_names", "model", "version"}
@@ -42,8 +42,8 @@ def decode(
     limits: Limits,
     head_of: HeadOf | None = None,
     named: tuple[str, str | None] | None = None,
-) -> ScoreRequest:
-    """Read one request.
+) -> ScoreRequest | tuple[ScoreRequest, ...]:
+    """Read one request; where it asks several models, the requests to each of them.
 
     Parameters
     ----------
@@ -70,6 +70,8 @@ def decode(
             raise Invalid("unknown_field", message, path=query[0][0][:40])
     else:
         fields = _read_binary(operation, body, kind, query, limits=limits, named=named)
+    if "models" in fields and named is None and head_of is not None and operation == "predict":
+        return assemble_each(fields, limits=limits, head_of=head_of)
     return assemble(operation, fields, limits=limits, head_of=head_of, named=named)
 
 
@@ -90,6 +92,29 @@ def encode(result: ScoreResult, media_type: str) -> bytes:
         return arrays.write_npz(answered)
     first = next(iter(result.outputs))
     return arrays.write_npy(answered.get(first, np.empty(0)))
+
+
+def encode_each(results: tuple[ScoreResult, ...], media_type: str) -> bytes:
+    """Write the answers of several models, each under its name.
+
+    Parameters
+    ----------
+    results : tuple of ScoreResult
+    media_type : str
+        JSON, with all of them in the object `results`; npz with keys such as `digits.probabilities`, and the
+        version of each as `digits.version`; or npy with the first output of the first.
+    """
+    if media_type == media.NPY:
+        return encode(results[0], media_type)
+    by_model = {result.head.model: result for result in results if result.head is not None}
+    if media_type == media.JSON:
+        answer = {"results": {model: _answer(result) for model, result in by_model.items()}}
+        return json_writer.write(answer, [value for result in results for value in result.outputs.values()])
+    answered: dict[str, NDArray[Any]] = {}
+    for model, result in by_model.items():
+        outputs: dict[str, Output] = {"version": _answer(result)["version"], **result.outputs}
+        answered |= {f"{model}.{name}": array for name, array in arrays.as_arrays(outputs).items()}
+    return arrays.write_npz(answered)
 
 
 def encode_request(
@@ -181,6 +206,10 @@ def _with_parts(sent: dict[str, Any]) -> dict[str, Any]:
 
 def encode_json(result: ScoreResult) -> bytes:
     """Write one answer as JSON."""
+    return json_writer.write(_answer(result), result.outputs.values())
+
+
+def _answer(result: ScoreResult) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     if result.head is not None:
         answer["model"], answer["version"] = result.head.model, result.head.version
@@ -190,7 +219,7 @@ def encode_json(result: ScoreResult) -> bytes:
             answer.setdefault("contributions", {})[_CONTRIBUTIONS[name]] = number
         else:
             answer[name] = number
-    return json_writer.write(answer, result.outputs.values())
+    return answer
 
 
 def _as_json(value: Any) -> Any:

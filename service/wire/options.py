@@ -37,6 +37,7 @@ class Options:
     validate_labels: bool = False
     non_finite: Literal["error", "string"] = "error"
     model: str | None = None
+    models: tuple[str, ...] | None = None
     version: str | None = None
     top_contributions: int = 10
     decision: Mapping[str, Any] | None = None
@@ -166,6 +167,7 @@ _LOSS = _SHARED | {
 _PREDICT = {
     "features": TENSOR,
     "model": STRING,
+    "models": STRINGS,
     "version": STRING,
     "top_contributions": INTEGER,
     "decision": OBJECT,
@@ -204,7 +206,7 @@ def check_names(
     """
     known = FIELDS[operation]
     if named is not None:
-        for name, in_path in zip(("model", "version"), named, strict=True):
+        for name, in_path in zip(("model", "models", "version"), (named[0], *named), strict=True):
             if in_path is not None and name in names:
                 raise Invalid("unknown_field", "expected it once, and the path says it already", path=name)
     for name in names:
@@ -286,6 +288,20 @@ def _check_values(operation: Operation, options: Options) -> None:
     if options.top_contributions < 1:
         message = f"expected at least 1, got {options.top_contributions}"
         raise Invalid("unknown_option_value", message, path="top_contributions")
+    if options.models is not None:
+        _check_models(options.models, options.model)
     if operation == "predict" and options.axis != -1:
         message = f"expected -1, since the classes of a head come last, got {options.axis}"
         raise Invalid("axis_range", message, path="axis")
+
+
+def _check_models(models: tuple[str, ...], model: str | None) -> None:
+    if model is not None:
+        raise Invalid("unknown_field", "expected model or models, got both", path="model")
+    if not models:
+        message = "expected at least one name, got an empty list"
+        raise Invalid("unknown_option_value", message, path="models")
+    if len(set(models)) < len(models):
+        index = next(index for index, name in enumerate(models) if name in models[:index])
+        message = f"expected each name once, got {models[index][:40]!r} again"
+        raise Invalid("unknown_option_value", message, path=f"models[{index}]")

@@ -7,7 +7,7 @@ those of the decoder's own tables, and a test decodes every example.
 from typing import Any, TypeAlias, get_args
 
 from service.errors import MAX_OFFENCES
-from service.rules import ABSTAIN, PRIORS
+from service.rules import DECISION_SCHEMA
 from service.types import Operation, Reduction
 from service.wire import media, sparse
 from service.wire.nested import NON_FINITE
@@ -113,33 +113,20 @@ _FIELDS: dict[str, Schema] = {
         "enum": list(CHOICES["non_finite"]),
     },
     "model": {"description": "The head; the only or default one where not said.", "type": "string"},
+    "models": {
+        "description": "Several heads at once, of the same features; the answer has results by their names.",
+        "type": "array",
+        "items": _TEXT,
+        "uniqueItems": True,
+        "minItems": 1,
+    },
     "version": {"description": "Its version; the newest that is ready where not said.", "type": "string"},
     "top_contributions": {
         "description": "How many contributions are answered for each example.",
         "type": "integer",
         "minimum": 1,
     },
-    "decision": {
-        "description": "What decisions go by, in place of the head's own rules: mask, priors, costs or thresholds, abstain.",
-        "type": "object",
-        "properties": {
-            "mask": {"type": "array", "items": {"type": ["integer", "string"]}},
-            "priors": {
-                "type": "object",
-                "properties": {name: {"type": "array", "items": _NUMBER} for name in PRIORS},
-                "required": list(PRIORS),
-                "additionalProperties": False,
-            },
-            "costs": {"type": "array", "items": {"type": "array", "items": _NUMBER}},
-            "thresholds": {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER}]},
-            "abstain": {
-                "type": "object",
-                "properties": dict.fromkeys(ABSTAIN, _NUMBER),
-                "additionalProperties": False,
-            },
-        },
-        "additionalProperties": False,
-    },
+    "decision": DECISION_SCHEMA,
 }
 
 _OUTPUTS: dict[str, Schema] = {
@@ -273,6 +260,10 @@ EXAMPLES: dict[Operation, dict[str, Schema]] = {
                 },
             },
         },
+        "several": {
+            "summary": "Several heads at once",
+            "value": {"models": ["digits"], "features": [_SEVEN], "outputs": ["classes"]},
+        },
         "named": {
             "summary": "A head by its name, sharpened",
             "value": {
@@ -308,7 +299,8 @@ _FAULTS = {
 
 def request_schema(operation: Operation, *in_path: str) -> Schema:
     """Return the JSON Schema of a request body; fields that the path says are no part of it."""
-    names = [name for name in FIELDS[operation] if name not in in_path]
+    said = {*in_path, "models"} if in_path else set()
+    names = [name for name in FIELDS[operation] if name not in said]
     return {
         "type": "object",
         "properties": {name: _field_schema(operation, name) for name in names},
@@ -341,7 +333,7 @@ def operation(name: Operation, *in_path: str) -> Schema:
         **({"parameters": parameters} if parameters else {}),
         "requestBody": {"required": True, "content": _request_content(name, *in_path)},
         "responses": {
-            "200": {"description": "What was asked for", "content": _answer_content(name)},
+            "200": {"description": "What was asked for", "content": _answer_content(name, *in_path)},
             **{status: {"description": fault} | problem for status, fault in _FAULTS.items()},
         },
     }
@@ -360,7 +352,7 @@ def _request_content(operation: Operation, *in_path: str) -> Schema:
     examples = {
         title: example
         for title, example in EXAMPLES[operation].items()
-        if not example["value"].keys() & {*in_path}
+        if not in_path or not example["value"].keys() & {*in_path, "models"}
     }
     content: Schema = {
         media.JSON: {"schema": request_schema(operation, *in_path), "examples": examples},
@@ -368,8 +360,21 @@ def _request_content(operation: Operation, *in_path: str) -> Schema:
     return content | {kind: {"schema": _BINARY} for kind in media.READABLE[operation][1:]}
 
 
-def _answer_content(operation: Operation) -> Schema:
-    content: Schema = {media.JSON: {"schema": answer_schema(operation)}}
+def _results_of(one: Schema) -> Schema:
+    return {
+        "description": "The answers of several models, by name.",
+        "type": "object",
+        "properties": {"results": {"type": "object", "additionalProperties": one}},
+        "required": ["results"],
+        "additionalProperties": False,
+    }
+
+
+def _answer_content(operation: Operation, *in_path: str) -> Schema:
+    one = answer_schema(operation)
+    if operation == "predict" and not in_path:
+        one = {"anyOf": [one, _results_of(one)]}
+    content: Schema = {media.JSON: {"schema": one}}
     return content | {kind: {"schema": _BINARY} for kind in media.WRITABLE[1:]}
 
 

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -325,3 +326,87 @@ async def test_no_change_to_sparse_features_is_a_fault_of_ours(serve: Serve) -> 
             if answer.status_code != 200:
                 assert answer.json()["errors"][0]["path"].startswith("features"), answer.text
     assert statuses == {200, 422}
+
+
+# Several models
+
+
+def copied(root: Path, *models: str) -> Path:
+    for model in models:
+        shutil.copytree(ROOT / "models" / "digits", root / model)
+    return root
+
+
+FEW = {"features": [[1.0] * 64, [2.0] * 64], "labels": [1, 2], "outputs": ["classes", "logits", "loss"]}
+
+
+async def test_several_models_answer_at_once_as_each_does_alone(serve: Serve, tmp_path: Path) -> None:
+    async with serve(models=copied(tmp_path, "one", "two")) as client:
+        alone = {
+            model: (await client.post("/predict", json={**FEW, "model": model})).json()
+            for model in ("one", "two")
+        }
+        for _ in range(2):
+            answer = await client.post("/predict", json={**FEW, "models": ["two", "one"]})
+            assert answer.status_code == 200, answer.text
+            assert list(answer.json()["results"]) == ["two", "one"]
+            assert answer.json() == {"results": alone}, "digits are exact whichever way they are summed"
+            assert answer.headers["x-batch-rows"] == "2"
+            assert "x-model" not in answer.headers
+        sparse = {"indptr": [0, 1], "indices": [9], "data": [1], "num_features": 64}
+        for model, found in (
+            (await client.post("/predict", json={"features": sparse, "models": ["two", "one"]})).json()[
+                "results"
+            ]
+        ).items():
+            lone = await client.post("/predict", json={"features": sparse, "model": model})
+            assert found == lone.json()
+        metrics = (await client.get("/metrics")).text
+    assert 'logitserve_rows_total{model="one",version="1"} 8' in metrics.replace(".0\n", "\n")
+    assert 'logitserve_rows_total{model="two",version="1"} 8' in metrics.replace(".0\n", "\n")
+
+
+async def test_several_models_answer_in_an_archive(serve: Serve, tmp_path: Path) -> None:
+    body = io.BytesIO()
+    np.savez(body, features=np.ones((2, 64)))
+    headers = {"content-type": "application/x-npz", "accept": "application/x-npz"}
+    async with serve(models=copied(tmp_path, "one", "two")) as client:
+        answer = await client.post(
+            "/predict?models=one,two&outputs=classes", content=body.getvalue(), headers=headers
+        )
+    assert answer.status_code == 200, answer.text
+    archive = np.load(io.BytesIO(answer.content))
+    assert sorted(archive) == ["one.classes", "one.version", "two.classes", "two.version"]
+    assert archive["one.classes"].tolist() == archive["two.classes"].tolist()
+
+
+async def test_a_single_model_of_a_list_is_answered_as_a_list_is(serve: Serve) -> None:
+    async with serve() as client:
+        alone = await client.post("/predict", json=FEW)
+        answer = await client.post("/predict", json={**FEW, "models": ["digits"]})
+        elsewhere = [
+            await client.post("/v1/models/digits:predict", json={"instances": FEW["features"], "parameters": {"models": ["digits"]}}),
+            await client.post("/invocations", json={"instances": FEW["features"], "params": {"models": ["digits"]}}),
+            await client.post("/models/digits/predict", json={**FEW, "models": ["digits"]}),
+        ]  # fmt: skip
+    assert answer.json() == {"results": {"digits": alone.json()}}
+    assert answer.headers["x-model"] == "digits"
+    assert {answer.status_code // 100 for answer in elsewhere} == {4}
+
+
+async def test_what_goes_wrong_with_one_of_several_models_is_counted_for_each(
+    serve: Serve, tmp_path: Path
+) -> None:
+    sharp = {"features": [[1.0] * 64], "labels": [1], "temperature": 1e-300, "models": ["one", "two"]}
+    async with serve(models=copied(tmp_path, "one", "two")) as client:
+        answer = await client.post("/predict", json=sharp)
+        assert (answer.status_code, answer.json()["code"]) == (422, "infinite_loss")
+        good = await client.post("/predict", json={**FEW, "models": ["one", "two"]})
+        assert good.status_code == 200
+        failed = [
+            (await client.get(f"/v2/models/{model}/stats")).json()["model_stats"][0]["inference_stats"][
+                "fail"
+            ]["count"]
+            for model in ("one", "two")
+        ]
+    assert failed == [1, 1]

@@ -27,7 +27,9 @@ def first_request(steps: Steps[Any]) -> httpx.Request:
 def decoded(operation: Operation, request: httpx.Request) -> ScoreRequest:
     query = list(request.url.params.multi_items())
     media_type = request.headers["content-type"]
-    return native.decode(operation, request.content, media_type=media_type, query=query, limits=LIMITS)
+    read = native.decode(operation, request.content, media_type=media_type, query=query, limits=LIMITS)
+    assert isinstance(read, ScoreRequest)
+    return read
 
 
 def sent(operation: Operation, fields: dict[str, Any], **settings: Any) -> httpx.Request:

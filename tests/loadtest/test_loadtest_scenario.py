@@ -20,7 +20,7 @@ DIGITS = HeadInfo("digits", "1", 64, 10, np.dtype(np.float32), None, "sha256:0",
 
 
 def decoded(scenario: Scenario) -> list[ScoreRequest]:
-    return [
+    requests = [
         native.decode(
             scenario.route,
             body.content,
@@ -31,6 +31,7 @@ def decoded(scenario: Scenario) -> list[ScoreRequest]:
         )
         for body in bodies(scenario)
     ]
+    return [request for request in requests if isinstance(request, ScoreRequest)]
 
 
 @pytest.mark.parametrize("media", ["json", "npz"])

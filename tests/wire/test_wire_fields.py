@@ -7,7 +7,7 @@ import pytest
 
 from service.errors import NotFound, NotReady, RequestError, TooLarge
 from service.types import HeadInfo, Operation, ScoreRequest, SparseRows
-from service.wire.fields import assemble
+from service.wire.fields import FLOAT32, FLOAT64, assemble, assemble_each
 from service.wire.limits import Limits
 
 LIMITS = Limits(body_bytes=1 << 20, rows=50, elements=1000, json_depth=32)
@@ -404,3 +404,88 @@ def test_the_logits_of_sparse_features_are_bounded_though_their_zeros_are_not() 
     with pytest.raises(TooLarge) as raised:
         predict(head(num_features=10**7, num_classes=LIMITS.elements // 40 + 1), features=parts)
     assert (raised.value.code, raised.value.offences[0].path) == ("elements_too_many", "features")
+
+
+KNOWN = {
+    "digits": head(),
+    "animals": head(model="animals", num_classes=3, class_names=("cat", "dog", "eel")),
+    "exact": head(model="exact", dtype=np.dtype(np.float64)),
+    "texts": head(model="texts", num_features=9),
+}
+
+
+def find(model: str | None, version: str | None) -> HeadInfo:
+    if model not in KNOWN:
+        raise NotFound("unknown_model", "expected one of digits", path="model")
+    if version not in {None, "1"}:
+        raise NotFound("unknown_version", "expected 1", path="version")
+    return KNOWN[model]
+
+
+def predict_each(*models: str, **fields: Any) -> tuple[ScoreRequest, ...]:
+    given = {"features": FEATURES, "models": [*models], **fields}
+    return assemble_each(given, limits=LIMITS, head_of=find)
+
+
+def test_several_heads_are_asked_about_the_same_features_each_in_its_type() -> None:
+    first, second, third = predict_each("digits", "exact", "animals", labels=[1, 2], top_k=2)
+    assert [request.head for request in (first, second, third)] == [
+        KNOWN["digits"],
+        KNOWN["exact"],
+        KNOWN["animals"],
+    ]
+    assert first.values is third.values
+    assert [request.dense.dtype for request in (first, second)] == [FLOAT32, FLOAT64]
+    assert third.class_names == ("cat", "dog", "eel")
+    assert "predicted_names" in third.outputs
+    assert "predicted_names" not in first.outputs
+    assert first.labels is not None
+
+
+def test_sparse_features_are_read_once_for_all_heads_of_a_type() -> None:
+    parts = {"indptr": [0, 1], "indices": [3], "data": [0.1], "num_features": 64}
+    first, second, third = predict_each("digits", "exact", "animals", features=parts)
+    assert first.values is third.values
+    assert isinstance(second.values, SparseRows)
+    assert second.values.data.tolist() == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("models", "fields", "code", "path"),
+    [
+        (("digits", "cats"), {}, "unknown_model", "models[1]"),
+        (("digits", "animals"), {"version": "9"}, "unknown_version", "version"),
+        (("digits", "animals", "texts"), {}, "features_shape", "models[2]"),
+        (("digits", "digits"), {}, "unknown_option_value", "models[1]"),
+        ((), {}, "unknown_option_value", "models"),
+        (("digits", "animals"), {"features": [[0.0] * 9]}, "features_shape", "features"),
+        (("digits", "animals"), {"labels": [0, 9]}, "label_out_of_range", "labels[1]"),
+        (("digits", "animals"), {"top_k": 5}, "top_k_range", "top_k"),
+        (("digits", "animals"), {"axis": 0, "labels": 99}, "axis_range", "axis"),
+        (("digits", "animals"), {"fetures": 1}, "unknown_field", "fetures"),
+    ],
+)
+def test_what_is_wrong_with_several_heads_is_said_with_its_place(
+    models: tuple[str, ...], fields: dict[str, Any], code: str, path: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        predict_each(*models, **fields)
+    assert (caught.value.code, caught.value.offences[0].path) == (code, path)
+
+
+def test_the_logits_of_all_heads_together_are_bounded() -> None:
+    rows = np.zeros((40, 9))
+    wide = {"a": head(model="a", num_features=9, num_classes=20), "b": head(num_features=9, num_classes=20)}
+
+    def ask(*models: str) -> tuple[ScoreRequest, ...]:
+        fields = {"features": rows, "models": [*models]}
+        return assemble_each(fields, limits=LIMITS, head_of=lambda name, _version: wide[str(name)])
+
+    assert len(ask("a")) == 1
+    with pytest.raises(TooLarge) as caught:
+        ask("a", "b")
+    assert (caught.value.code, caught.value.offences[0].path) == ("elements_too_many", "features")
+
+
+def test_one_head_is_not_asked_as_several() -> None:
+    assert refused("predict", features=FEATURES, models=["digits"]) == ("unknown_field", "models")

@@ -46,7 +46,7 @@ def decode(
     query: Query = (),
     named: tuple[str, str | None] | None = None,
 ) -> ScoreRequest:
-    return native.decode(
+    request = native.decode(
         operation,
         body,
         media_type=media_type,
@@ -55,6 +55,8 @@ def decode(
         head_of=lambda _model, _version: HEAD,
         named=named,
     )
+    assert isinstance(request, ScoreRequest)
+    return request
 
 
 def code_of(operation: Operation, body: bytes, media_type: str = JSON, query: Query = ()) -> str:
@@ -698,3 +700,70 @@ def test_a_large_body_of_sparse_features_is_read_as_a_small_one_is() -> None:
     request = decode("predict", json.dumps({"features": features}).encode())
     assert isinstance(request.values, SparseRows)
     assert request.values.to_dense().sum() == entries / 2
+
+
+# Several models
+
+
+def several() -> tuple[ScoreResult, ...]:
+    other = replace(HEAD, model="ani.mals", version="1")
+    digits: dict[str, Output] = {"classes": np.array([1, 2]), "loss": None, "count": 0}
+    animals: dict[str, Output] = {
+        "log_probabilities": np.array([[0.0, -np.inf]]),
+        "contributions.features": np.array([[1]]),
+        "contributions.values": np.array([[0.5]]),
+        "predicted_names": ["cat"],
+    }
+    return ScoreResult(digits, 2, head=HEAD), ScoreResult(animals, 1, head=other)
+
+
+def test_several_answers_stand_under_the_names_of_their_models() -> None:
+    assert json.loads(native.encode_each(several(), JSON)) == {
+        "results": {
+            "digits": {"model": "digits", "version": "3", "classes": [1, 2], "loss": None, "count": 0},
+            "ani.mals": {
+                "model": "ani.mals",
+                "version": "1",
+                "log_probabilities": [[0.0, "-Infinity"]],
+                "contributions": {"features": [[1]], "values": [[0.5]]},
+                "predicted_names": ["cat"],
+            },
+        }
+    }
+
+
+def test_several_answers_have_their_models_in_the_names_of_their_arrays() -> None:
+    archive = np.load(io.BytesIO(native.encode_each(several(), NPZ)))
+    assert sorted(archive) == [
+        "ani.mals.contributions.features",
+        "ani.mals.contributions.values",
+        "ani.mals.log_probabilities",
+        "ani.mals.predicted_names",
+        "ani.mals.version",
+        "digits.classes",
+        "digits.count",
+        "digits.version",
+    ]
+    assert archive["digits.version"] == "3"
+    assert archive["digits.classes"].tolist() == [1, 2]
+    assert np.load(io.BytesIO(native.encode_each(several(), NPY))).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("media_type", [JSON, NPZ])
+def test_a_request_to_several_models_is_one_to_each(media_type: str) -> None:
+    fields = {"features": [[0.0] * 4], "models": ["a", "b"], "outputs": ["classes"]}
+    body, query = native.encode_request("predict", fields, media_type)
+    requests = native.decode(
+        "predict",
+        body,
+        media_type=media_type,
+        query=tuple(query.items()),
+        limits=LIMITS,
+        head_of=lambda model, _version: replace(HEAD, model=str(model)),
+    )
+    assert [
+        request.head.model for request in requests if isinstance(request, ScoreRequest) and request.head
+    ] == [
+        "a",
+        "b",
+    ]

@@ -144,6 +144,7 @@ def test_class_names_may_be_an_array_of_text() -> None:
         ("label_smoothing", 1.5, "label_smoothing_range"),
         ("label_smoothing", float("nan"), "label_smoothing_range"),
         ("axis", 0, "axis_range"),
+        ("models", [], "unknown_option_value"),
     ],
 )
 def test_an_option_of_another_value_is_refused(name: str, value: Any, code: str) -> None:
@@ -182,7 +183,7 @@ def test_names_are_checked_unknown_before_missing() -> None:
     assert refused_names("predict", "labels") == ("missing_field", "features")
 
 
-@pytest.mark.parametrize("name", ["models", "row_ids", "calibration", "decisions", "x" * 10_000, "Logits"])
+@pytest.mark.parametrize("name", ["row_ids", "calibration", "decisions", "x" * 10_000, "Logits"])
 def test_what_is_no_field_is_refused_briefly(name: str) -> None:
     code, path = refused_names("predict", "features", name)
     assert code == "unknown_field"
@@ -271,3 +272,13 @@ def test_unknown_names_in_a_query_string_are_left_for_the_check_of_names() -> No
 def test_an_integer_of_20_digits_is_refused_as_no_integer_of_64_bits() -> None:
     said = parse_query("softmax", [("axis", "99999999999999999999")])
     assert refused("softmax", **said) == ("option_type", "axis")
+
+
+def test_several_models_are_named_once_each_and_beside_no_other() -> None:
+    assert read_options("predict", {"models": ["a", "b"]}).models == ("a", "b")
+    assert refused("predict", models=["a", "b", "a"]) == ("unknown_option_value", "models[2]")
+    assert refused("predict", models=["a"], model="b") == ("unknown_field", "model")
+    assert refused("predict", models="a") == ("option_type", "models")
+    assert refused("predict", models=["a", 1]) == ("option_type", "models")
+    assert refused_names("predict", "features", "models", named=("a", None)) == ("unknown_field", "models")
+    assert refused_names("loss", "logits", "labels", "models") == ("unknown_field", "models")

@@ -25,7 +25,8 @@ EXAMPLES = [
 
 
 def decode(operation: Operation, fields: dict[str, Any]) -> ScoreRequest:
-    return native.decode(
+    """The request, or the first of those to several models."""
+    request = native.decode(
         operation,
         json.dumps(fields).encode(),
         media_type="application/json",
@@ -33,6 +34,7 @@ def decode(operation: Operation, fields: dict[str, Any]) -> ScoreRequest:
         limits=LIMITS,
         head_of=lambda _model, _version: HEAD,
     )
+    return request if isinstance(request, ScoreRequest) else request[0]
 
 
 def fits(value: Any, schema: dict[str, Any]) -> bool:
@@ -134,7 +136,7 @@ WRONG = [
     ("version", 1),
     ("top_contributions", 0),
     ("features", "x"),
-    ("models", ["digits"]),
+    ("models", []),
 ]
 
 
