@@ -35,7 +35,7 @@ DECISION_SCHEMA: dict[str, Any] = {
         "thresholds": {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}}]},
         "abstain": {
             "type": "object",
-            "properties": dict.fromkeys(ABSTAIN, {"type": "number"}),
+            "properties": {name: {"type": "number"} for name in ABSTAIN},
             "additionalProperties": False,
         },
     },
