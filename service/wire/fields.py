@@ -261,6 +261,9 @@ def _read_features(value: Any, options: Options, head: HeadInfo, limits: Limits)
     if rows * head.num_classes > limits.elements or rows > limits.rows or not rows:
         check_rows(rows, limits, path="features")
         check_elements(shape, limits, path="features")  # few features may become many logits
+    if isinstance(numbers, SparseRows) and "contributions" in (options.outputs or ()):
+        # Dense rows have as many numbers at least.
+        check_elements((rows, min(options.top_contributions, head.num_features)), limits, path="features")
     if options.top_k is not None or options.class_names is not None:
         _check_classes(options, head.num_classes)
     features: Features

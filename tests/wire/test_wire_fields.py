@@ -406,6 +406,16 @@ def test_the_logits_of_sparse_features_are_bounded_though_their_zeros_are_not() 
     assert (raised.value.code, raised.value.offences[0].path) == ("elements_too_many", "features")
 
 
+def test_the_contributions_of_sparse_features_are_bounded_too() -> None:
+    parts = {"indptr": [0] * 41, "indices": [], "data": [], "num_features": 10**7}
+    wide = head(num_features=10**7)
+    asked: dict[str, Any] = {"features": parts, "top_contributions": LIMITS.elements // 40 + 1}
+    assert predict(wide, **asked).top_contributions == 26
+    with pytest.raises(TooLarge) as raised:
+        predict(wide, **asked, outputs=["contributions"])
+    assert (raised.value.code, raised.value.offences[0].path) == ("elements_too_many", "features")
+
+
 KNOWN = {
     "digits": head(),
     "animals": head(model="animals", num_classes=3, class_names=("cat", "dog", "eel")),
