@@ -5,6 +5,7 @@ name. A .skops file is loaded without running anything that it brings; a pickle 
 """
 
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,6 +22,7 @@ from service.export.source import (
     Region,
     Source,
     check_finite,
+    check_size,
     listed,
     not_installed,
     of_two_classes,
@@ -261,6 +263,7 @@ def _load_skops(path: Path) -> Any:
         from skops import io  # noqa: PLC0415 - see the docstring of the package
     except ImportError as error:
         raise not_installed("skops", package="skops", what=path.name) from error
+    check_size(_inflated_bytes(path), f"{path}, inflated")
     try:
         untrusted = sorted(set(io.get_untrusted_types(file=path)) - set(SCORE_FUNCTIONS))
         estimator = None if untrusted else io.load(path, trusted=SCORE_FUNCTIONS)
@@ -271,6 +274,14 @@ def _load_skops(path: Path) -> Any:
             f"{path}: expected types of scikit-learn, numpy and scipy only, got {listed(untrusted)}"
         )
     return estimator
+
+
+def _inflated_bytes(path: Path) -> int:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(info.file_size for info in archive.infolist())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ExportError(f"{path}: skops cannot read it: {_reason(error)}") from error
 
 
 def _load_pickle(path: Path, options: Options) -> Any:

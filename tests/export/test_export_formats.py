@@ -1,5 +1,6 @@
 """Which module reads a file, and which options it has no use for."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,16 @@ def test_an_option_that_a_format_does_not_know_is_refused(tmp_path: Path) -> Non
         formats.read(tmp_path / "w.npz", Options(trust_pickle=True))
     with pytest.raises(ExportError, match="--output says nothing about npz"):
         formats.read(tmp_path / "w.npz", Options(output="x"))
+
+
+def test_a_folder_is_one_of_hugging_face_unless_it_is_known_to_be_another(tmp_path: Path) -> None:
+    assert formats.detect(tmp_path) == "safetensors"
+    for file, told in formats.OTHER_FOLDERS.items():
+        folder = tmp_path / file.strip("_")
+        folder.mkdir()
+        (folder / file).touch()
+        with pytest.raises(ExportError, match=re.escape(told)):
+            formats.read(folder, Options())
 
 
 def test_nothing_is_said_to_be_nothing(tmp_path: Path) -> None:

@@ -234,6 +234,15 @@ def test_a_skops_file_that_is_none_is_one_line(tmp_path: Path) -> None:
         read(tmp_path / "m.skops", Options())
 
 
+def test_a_skops_file_that_would_be_too_long_is_not_inflated(
+    tmp_path: Path, pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.export.source.WEIGHTS_LIMIT_BYTES", 1000)
+    skops.io.dump(pipeline, tmp_path / "m.skops")
+    with pytest.raises(ExportError, match=r"m\.skops, inflated: expected at most 1000 bytes, got \d+"):
+        read(tmp_path / "m.skops", Options())
+
+
 @pytest.mark.parametrize("suffix", [".joblib", ".pkl"])
 def test_a_pickle_is_read_only_where_it_is_trusted(tmp_path: Path, pipeline: Any, suffix: str) -> None:
     path = tmp_path / f"m{suffix}"
