@@ -13,7 +13,7 @@ from service.errors import LogitserveError
 
 COMMANDS = {
     "serve": "answer requests over HTTP",
-    "models": "list the models of a folder, checked as serve checks them",
+    "models": "list the models of a folder or URL, checked as by serve",
     "export": "make a head of weights from elsewhere",
     "loadtest": "measure a running service",
     "conformance": "hold any server against the numeric contract",

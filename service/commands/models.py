@@ -52,7 +52,7 @@ PIPE_COLUMNS = 200
 def add_parser(subparsers: "Subparsers") -> None:
     parser = subparsers.add_parser(
         "models",
-        help="list the models of a folder or a URL, checked as serve checks them",
+        help="list the models of a folder or URL, checked as by serve",
         description="List the models of a folder or a URL, checked as serve checks them.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
