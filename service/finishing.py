@@ -4,7 +4,7 @@ The one place where logits become probabilities and a loss is taken. Pure: where
 when this runs, is not known here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import cast
 
@@ -32,13 +32,12 @@ def finish(request: ScoreRequest, raw_logits: FloatArray, head: Head | None = No
     return outputs
 
 
-def names_of(request: ScoreRequest, classes: NDArray[np.int64]) -> Output:
+def names_of(names: Sequence[str], classes: NDArray[np.int64]) -> Output:
     """Name classes of any shape, as nested lists."""
-    if not classes.ndim:
-        return request.class_names[int(classes)] if request.class_names else None
     # Not as numpy's text, which gives every name the room of the longest.
-    names: Output = np.asarray(request.class_names, np.object_)[classes].tolist()
-    return names
+    named = np.asarray(names, np.object_)
+    found: Output = named[classes].tolist() if classes.ndim else named[int(classes)]
+    return found
 
 
 class _Finish:
@@ -128,17 +127,11 @@ class _Finish:
         return decisions.decide(self.adjusted, self.request.decision)
 
     def decided_names(self) -> Output:
-        """Name what was decided on; nobody's name is empty."""
-        names = np.asarray([*(self.request.class_names or ()), ""], np.object_)
-        found: Output = (
-            names[self.decided.classes].tolist()
-            if self.decided.classes.ndim
-            else names[int(self.decided.classes)]
-        )
-        return found
+        """Name what was decided on; the last name, which is empty, is that of no decision."""
+        return names_of([*(self.request.class_names or ()), ""], self.decided.classes)
 
     def names(self, classes: NDArray[np.int64]) -> Output:
-        return names_of(self.request, classes)
+        return names_of(self.request.class_names or (), classes)
 
     def _refuse_infinite(self, name: str, values: NDArray[np.generic]) -> None:
         if self.labels.non_finite == "string" or np.isfinite(values).all():

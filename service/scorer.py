@@ -123,6 +123,9 @@ class Scorer:
             ]
             try:
                 batcher.enter(_flat(requests[places[0]]), deadline_s, partial(_divide, batched), gone)
+                if self.observe_request is not None:
+                    for place in places:
+                        self.observe_request(requests[place])
             except Exception as error:  # noqa: BLE001 - it is the outcome
                 _divide(batched, error)
         for place in sorted(left):
@@ -245,7 +248,7 @@ def _plain_result(request: ScoreRequest, batched: Batched, names: tuple[str, ...
     outputs: dict[str, Output] = {}
     for name in request.outputs:
         if name == "predicted_names":
-            outputs[name] = names_of(request, made["classes"].reshape(batch_shape))
+            outputs[name] = names_of(request.class_names or (), made["classes"].reshape(batch_shape))
         elif name == "classes":
             outputs[name] = made[name].reshape(batch_shape)
         else:

@@ -91,7 +91,7 @@ class Shadow:
 
 
 def compare(request: ScoreRequest, live: Head, shadow: Head) -> Sums:
-    """Score the rows of a request with both versions, each with its own calibration, in float64.
+    """Score the rows of a request with both versions; what follows their logits is done in float64.
 
     Raises
     ------
