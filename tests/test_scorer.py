@@ -264,6 +264,22 @@ async def test_a_request_whose_logits_overflow_fails_alone(tmp_path: Path) -> No
     scorer.close()
 
 
+async def test_a_row_that_overflows_is_named_by_its_place_in_the_request_not_in_its_piece(
+    tmp_path: Path,
+) -> None:
+    linear = Linear(np.full((2, 2), 2, np.float32), np.zeros(2, np.float32))
+    (tmp_path / "double.onnx").write_bytes(build_linear(linear))
+    repository = Repository(tmp_path, provider="cpu")
+    repository.load()
+    scorer = Scorer(repository, BatchLimits(batch_rows=4))
+    rows = np.ones((10, 2), np.float32)
+    rows[7] = 3e38
+    with pytest.raises(Invalid) as caught:
+        await scorer.score(predicting(repository, rows, "classes"))
+    assert caught.value.offences[0].path == "features[7]"
+    scorer.close()
+
+
 async def test_a_share_that_cannot_be_finished_fails_and_nobody_waits_for_ever(
     scorer: Scorer, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -586,4 +602,17 @@ async def test_several_heads_are_refused_late_or_gone_or_in_too_long_a_queue(tmp
     with pytest.raises(NotReady):
         await each(scorer, requests)
     assert len(await each(scorer, requests[:3])) == 3
+    scorer.close()
+
+
+async def test_requests_to_several_heads_are_heard_of_once_each(
+    repository: Repository, tmp_path: Path
+) -> None:
+    several = all_heads(tmp_path)
+    scorer = Scorer(several)
+    heard: list[str] = []
+    scorer.observe_request = lambda request: heard.append(request.head.model if request.head else "")
+    await each(scorer, asking_each(several, np.ones((2, 3), np.float32), "classes"))
+    await each(scorer, asking_each(several, np.ones((2, 3), np.float32), "classes"))
+    assert sorted(heard) == sorted(["bent", "double", "one", "two"] * 2)
     scorer.close()

@@ -24,6 +24,12 @@ from service.outcomes import Abandoned, Deliver, Gone, awaited, never
 Arrays: TypeAlias = tuple[NDArray[Any], ...]
 
 
+class RowError(Exception):
+    """What one row is at fault for; `row` is its number among the rows that the function got."""
+
+    row: int
+
+
 class Rows(Protocol):
     """An array [n, …], or what can be counted and sliced like one."""
 
@@ -223,8 +229,15 @@ class Batcher:
         step = self._max_batch_rows
         if len(rows) <= step:
             return self._function(rows)
-        pieces = [self._function(rows[start : start + step]) for start in range(0, len(rows), step)]
+        pieces = [self._run_piece(rows, start, step) for start in range(0, len(rows), step)]
         return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
+
+    def _run_piece(self, rows: Rows, start: int, step: int) -> Arrays:
+        try:
+            return self._function(rows[start : start + step])
+        except RowError as error:
+            error.row += start  # of all rows: the piece is nobody's but ours
+            raise
 
     def _deliver(
         self, batch: list[_Waiter], rows: int, begun_s: float, answers: list[Arrays | Exception]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Invalid, ModelError, StartError
+from service.heads.batcher import RowError
 from service.heads.graphs import has_external_data
 from service.numeric.checks import all_finite
 from service.types import FloatArray, FloatType
@@ -40,7 +41,7 @@ MAX_REASON = 300
 FOREIGN_OPERATOR = "is not a registered function/op"
 
 
-class NonFiniteLogits(Invalid):
+class NonFiniteLogits(Invalid, RowError):
     """The logits of a row overflow; `row` is its number among the flattened rows of `batch_shape`."""
 
     def __init__(self, row: int, batch_shape: tuple[int, ...]) -> None:
