@@ -121,7 +121,7 @@ def repository_of(settings: Settings, threads: int) -> Repository:
 
 
 def dialects(app: "Application", settings: Settings, limits: Limits) -> list[list[Route]]:
-    """List the routes of every dialect; where two would have a path, it is the former's."""
+    """Make every dialect: gRPC's server, and the routes of HTTP's, where a path that two would have is the former's."""
     scorer, repository = app.scorer, app.repository
     scoring = Scoring(scorer, app.metrics, limits, compress=settings.compress == "on")
     operations = Operations(app.edge, app.count, app.board, app.starting)
