@@ -34,7 +34,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 # Inside a wing the same, lowest first.
 WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "numeric": (("checks", "kernel"), ("float32", "float64"), ("softmax",), ("losses",)),
+    "numeric": (
+        ("checks", "kernel"),
+        ("float32", "float64"),
+        ("softmax",),
+        ("losses",),
+        ("calibration", "scores"),
+    ),
     "wire": (
         ("limits", "media", "protobuf"),
         ("encodings", "arrays", "json_reader"),
