@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded
-from service.finishing import finish, names_of
+from service.finishing import calibrate, finish, names_of
 from service.heads.batcher import Batched, Batcher
 from service.heads.engine import NonFiniteLogits
 from service.heads.handle import Head
@@ -34,7 +34,8 @@ INLINE_COST = 1 << 16
 # A multiplication of a head costs so much less than finishing one of its logits.
 MULTIPLICATIONS_PER_LOGIT = 400
 
-# What is made for a whole batch at once where a request changes nothing about it; names are looked up by class.
+# What is made for a whole batch at once where a request changes nothing about it, such as the head's calibration;
+# names are looked up by class.
 BATCHED = ("probabilities", "classes", "log_probabilities", "logits")
 LOGITS = ("logits",)
 
@@ -102,7 +103,11 @@ class Scorer:
         try:
             head = self._repository.head(request.head)
             lanes = self._lanes.get(head) or self._lanes_of(head)
-            plain = request.temperature == 1 and request.dtype == request.head.dtype
+            plain = (
+                request.temperature == 1
+                and request.dtype == request.head.dtype
+                and request.calibration is request.head.calibration
+            )
             lane = lanes.get(request.outputs) if plain else None
             lane = lane or self._lane(head, lanes, request.outputs if plain else LOGITS)
             batched = self._batched(request, head, deadline_s, deliver, lane.names)
@@ -219,7 +224,10 @@ def _run_head(head: Head, names: tuple[str, ...], rows: FloatArray) -> tuple[NDA
     logits = head.run(rows)
     if names == LOGITS:
         return (logits,)
-    normalised = softmax.normalise(logits, with_logarithms="log_probabilities" in names, with_others=False)
+    calibrated, temperature = calibrate(logits, head.info.calibration)
+    normalised = softmax.normalise(
+        calibrated, temperature=temperature, dtype=logits.dtype, with_logarithms="log_probabilities" in names
+    )
     return tuple(logits if name == "logits" else _NORMALISED[name](normalised) for name in names)
 
 

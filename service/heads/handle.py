@@ -12,11 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Invalid, ModelError
-from service.heads.description import Golden, HeadDescription, digest_of, parse
+from service.heads.description import (
+    Golden,
+    HeadDescription,
+    TemperatureScaling,
+    VectorScaling,
+    digest_of,
+    parse,
+)
 from service.heads.engine import Engine, Provider
 from service.heads.graphs import Linear, read_linear
 from service.heads.storage import StoredVersion
-from service.types import FloatArray, FloatType, HeadInfo, IndexArray
+from service.types import Calibration, FloatArray, FloatType, HeadInfo, IndexArray
 
 # How far a golden logit may lie from what head.json says, relative to max(1, |logit|): room for another
 # order of summation, none for another weight.
@@ -165,6 +172,7 @@ def open_head(stored: StoredVersion, files: Files, *, provider: Provider, thread
         class_names=description.class_names,
         digest=files.digest,
         provider=engine.provider,
+        calibration=_calibration(description.calibration),
     )
     return Head(info, description, engine, files.model)
 
@@ -183,10 +191,24 @@ def _check(description: HeadDescription, engine: Engine) -> None:
         raise ModelError(
             f"head.json has {len(names)} class_names, but the model has {engine.num_classes} classes"
         )
+    by = description.calibration
+    if isinstance(by, VectorScaling):
+        for name, numbers in (("scale", by.scale), ("bias", by.bias)):
+            if len(numbers) != engine.num_classes:
+                raise ModelError(
+                    f"head.json: calibration.{name} has {len(numbers)} numbers, but the model has "
+                    f"{engine.num_classes} classes"
+                )
     if description.dtype not in (None, str(engine.dtype)):
         raise ModelError(
             f"head.json says dtype {description.dtype}, but the model computes in {engine.dtype}"
         )
+
+
+def _calibration(described: TemperatureScaling | VectorScaling | None) -> Calibration | None:
+    if isinstance(described, VectorScaling):
+        return Calibration(scale=np.array(described.scale), bias=np.array(described.bias))
+    return None if described is None else Calibration(described.temperature)
 
 
 def _self_test(golden: Golden, engine: Engine) -> None:

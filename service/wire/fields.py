@@ -89,6 +89,7 @@ def assemble(
         head,
         # A head of fewer features has fewer contributions, not an error: the default is not the caller's.
         min(options.top_contributions, head.num_features if head else 10),
+        head.calibration if head and options.calibration == "model" else None,
     )
 
 

@@ -5,7 +5,7 @@ fields mean together is known to `fields`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -39,6 +39,7 @@ class Options:
     model: str | None = None
     version: str | None = None
     top_contributions: int = 10
+    calibration: Literal["model", "none"] = "model"
 
 
 class Kind(NamedTuple):
@@ -155,7 +156,13 @@ _LOSS = _SHARED | {
     "validate_labels": BOOLEAN,
     "non_finite": STRING,
 }
-_PREDICT = {"features": TENSOR, "model": STRING, "version": STRING, "top_contributions": INTEGER}
+_PREDICT = {
+    "features": TENSOR,
+    "model": STRING,
+    "version": STRING,
+    "calibration": STRING,
+    "top_contributions": INTEGER,
+}
 
 FIELDS: dict[Operation, dict[str, Kind]] = {
     "softmax": {"logits": TENSOR} | _SHARED,
@@ -171,6 +178,7 @@ CHOICES = {
     "dtype": ("float32", "float64"),
     "label_format": ("auto", "index", "dense"),
     "non_finite": ("error", "string"),
+    "calibration": ("model", "none"),
 }
 
 _DEFAULTS = Options()
@@ -255,7 +263,8 @@ def read_options(operation: Operation, fields: Mapping[str, Any]) -> Options:
         return _DEFAULTS
     options = Options(**said)
     _check_values(operation, options)
-    return options
+    # A temperature stands in place of the head's calibration.
+    return replace(options, calibration="none") if "temperature" in said else options
 
 
 def _check_values(operation: Operation, options: Options) -> None:

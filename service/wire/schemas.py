@@ -52,7 +52,11 @@ _FIELDS: dict[str, Schema] = {
         "an array's own, a head's own.",
         "enum": list(CHOICES["dtype"]),
     },
-    "temperature": {"description": "Logits are divided by it.", "type": "number", "exclusiveMinimum": 0},
+    "temperature": {
+        "description": "Logits are divided by it; with a head in place of its calibration.",
+        "type": "number",
+        "exclusiveMinimum": 0,
+    },
     "top_k": {
         "description": "Adds so many best classes, with their probabilities (and names).",
         "type": "integer",
@@ -100,6 +104,10 @@ _FIELDS: dict[str, Schema] = {
     },
     "model": {"description": "The head; the only or default one where not said.", "type": "string"},
     "version": {"description": "Its version; the newest that is ready where not said.", "type": "string"},
+    "calibration": {
+        "description": "What the logits go through first: the head's own calibration, or none.",
+        "enum": list(CHOICES["calibration"]),
+    },
     "top_contributions": {
         "description": "How many contributions are answered for each example.",
         "type": "integer",
@@ -129,7 +137,7 @@ _OUTPUTS: dict[str, Schema] = {
     },
     "brier": _tensor("The Brier score of each example.", _NUMBER),
     "gradient": _tensor("The derivative of the loss by the logits as sent, in their shape.", _FLOAT),
-    "logits": _tensor("The head's raw output.", _NUMBER),
+    "logits": _tensor("The head's raw output, without its calibration.", _NUMBER),
     "contributions": {
         "description": "The features that spoke loudest for the predicted class, and how loudly.",
         "type": "object",
