@@ -12,7 +12,6 @@ as pixels are integers, every logit is a sum of multiples of 2^-12 below 2^12, e
 
 import argparse
 import filecmp
-import json
 import os
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from sklearn.datasets import load_digits
 
 from service.heads.description import digest_of
 from service.heads.graphs import Linear, build_linear
+from service.heads.writing import to_json
 
 HERE = Path(__file__).parent
 FOLDER = Path("digits", "1")
@@ -132,23 +132,6 @@ def describe(digits: Digits, linear: Linear) -> dict[str, Any]:
             "held_out_loss": round(float(losses.mean()), METRIC_DECIMALS),
         },
     }
-
-
-def to_json(description: dict[str, Any]) -> str:
-    """One key, one golden row a line: a change of one number is a change of one line."""
-
-    def lines(value: Any, indent: str, depth: int) -> str:
-        inner = indent + "  "
-        if isinstance(value, dict):
-            items = [
-                f"{inner}{json.dumps(key)}: {lines(item, inner, depth + 1)}" for key, item in value.items()
-            ]
-            return "{\n" + ",\n".join(items) + "\n" + indent + "}"
-        if isinstance(value, list) and isinstance(value[0], list):
-            return "[\n" + ",\n".join(inner + json.dumps(row) for row in value) + "\n" + indent + "]"
-        return json.dumps(value, ensure_ascii=False)
-
-    return lines(description, "", 0) + "\n"
 
 
 def build(out: Path) -> None:

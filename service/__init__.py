@@ -23,6 +23,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     workers     processes, signals, draining
     loadtest    many clients, measured
     conformance any server, held against the numeric contract
+    evaluation  heads judged on labelled data, without a server
     commands    one file a command
     cli         the command line
 """

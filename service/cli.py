@@ -14,6 +14,8 @@ from service.errors import LogitserveError
 COMMANDS = {
     "serve": "answer requests over HTTP",
     "models": "list the models of a folder, checked as serve checks them",
+    "evaluate": "judge a head on labelled data",
+    "calibrate": "make a head as sure as it is right, as a new version",
     "loadtest": "measure a running service",
     "conformance": "hold any server against the numeric contract",
 }
@@ -23,6 +25,8 @@ examples:
   logitserve serve                              serve ./models on http://127.0.0.1:8000
   logitserve serve --port 9000 --workers 2
   logitserve models --models ./models --json
+  logitserve evaluate --data test.npz
+  logitserve calibrate --data validation.npz
   logitserve loadtest --help
   logitserve conformance --url http://127.0.0.1:8000
 

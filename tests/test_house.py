@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("scorer", "rollout"),
     ("api", "client"),
     ("app",),
-    ("workers", "loadtest", "conformance"),
+    ("workers", "loadtest", "conformance", "evaluation"),
     ("commands",),
     ("cli",),
 )
@@ -69,7 +69,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "heads": (
         ("graphs", "description", "storage", "batcher"),
-        ("engine", "plan"),
+        ("engine", "plan", "writing"),
         ("handle",),
         ("repository",),
     ),
@@ -102,6 +102,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("discovery", "examination"),
         ("report",),
     ),
+    "evaluation": (("labelled", "judging"), ("report",), ("plot",)),
     "loadtest": (("scenario", "tally"), ("generator",), ("fleet",), ("report",), ("plot",)),
 }
 
@@ -122,8 +123,8 @@ HOMES: dict[str, set[str]] = {
     "orjson": {"wire", "api", "metrics", "client", "conformance"},
     "simdjson": {"wire.json_reader"},
     "zstandard": {"wire.encodings"},
-    "rich": {"commands", "loadtest.report", "conformance.report"},
-    "matplotlib": {"loadtest.plot"},
+    "rich": {"commands", "loadtest.report", "conformance.report", "evaluation.report"},
+    "matplotlib": {"loadtest.plot", "evaluation.plot"},
 }
 
 MODULE_LINES = 400
