@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = info.class_names if info else None
     served = columns.get("as served", columns["raw"])
     console = judged.console()
-    console.print(f"{title} on {arguments.data}", style="bold", markup=False)
+    console.print(f"{title} on {arguments.data}" if info else title, style="bold", markup=False)
     console.print(report.compared(columns), report.by_class(served, names))
     if arguments.json:
         scores: dict[str, Any] = {
