@@ -133,20 +133,10 @@ def fit_temperature(
     2.0
     """
     rows = _Rows.of(logits, labels, sample_weight)
-    bounds = np.array([1 / LARGEST_SCALE]), np.array([LARGEST_SCALE])
-    within = _Within(*bounds, np.array([2 * rows.largest_logit()]))
-    before = _Minimum(np.ones(1), rows.by_temperature(np.ones(1)), 0.0, 0)
-    found = before if not before.at.gradient[0] else None
-    # Far from the minimum the gradient may vanish long before the bound is reached: so the bounds come first.
-    for bound, outwards in zip(bounds, (-1, 1), strict=True):
-        there = rows.by_temperature(bound)
-        if found is None and there.gradient[0] * outwards <= 0:
-            found = _Minimum(bound, there, 0.0, 0)
-    found = found or _minimise(rows.by_temperature, before.place, within, watch)
-    if found.at.loss > before.at.loss:  # by rounding
-        found = before._replace(gradient_norm=within.norm(before.place, before.at))
-    at_bound = ("temperature",) if found.place[0] in (*bounds[0], *bounds[1]) else ()
-    return _fit(Calibration(float(1 / found.place[0])), rows, before.at, found, at_bound)
+    before, found = _fit_temperature(rows, watch)
+    temperature = float(1 / found.place[0])
+    at_bound = ("temperature",) if temperature in (1 / LARGEST_SCALE, 1 / (1 / LARGEST_SCALE)) else ()
+    return _fit(Calibration(temperature), rows, before, found, at_bound)
 
 
 def fit_vector(
@@ -183,9 +173,9 @@ def fit_vector(
     within = _Within(-upper, upper, np.repeat([largest, 1.0], num_classes))
     before = rows.by_vector(np.repeat([1.0, 0.0], num_classes))
     # Where logits are far too sure the loss has next to no curvature; at the best temperature it has.
-    by_temperature = fit_temperature(logits, labels, sample_weight)
-    start = np.repeat([1 / by_temperature.calibration.temperature, 0.0], num_classes)
-    found = _minimise(rows.by_vector, start, within, watch)
+    _, by_temperature = _fit_temperature(rows, watch=lambda _step, _norm: None)
+    start = np.repeat([by_temperature.place[0], 0.0], num_classes)
+    found = _minimise(rows.by_vector, start, rows.by_vector(start), within, watch)
     if found.at.loss > before.loss:  # by rounding
         start = np.repeat([1.0, 0.0], num_classes)
         found = _Minimum(start, before, within.norm(start, before), 0)
@@ -343,11 +333,30 @@ def _residual(probabilities: FloatArray, labels: Labels) -> Float64Array:
     return residual
 
 
+def _fit_temperature(rows: _Rows, watch: Watch) -> tuple[_At, _Minimum]:
+    """Give the loss at the temperature 1, and the minimum by 1 / temperature."""
+    lower, upper, one = np.array([1 / LARGEST_SCALE]), np.array([LARGEST_SCALE]), np.ones(1)
+    before = rows.by_temperature(one)
+    slope = before.gradient[0]
+    if not slope:
+        return before, _Minimum(one, before, 0.0, 0)
+    # Downhill the gradient may vanish long before the bound is reached, so the bound comes first.
+    bound = upper if slope < 0 else lower
+    there = rows.by_temperature(bound)
+    if there.gradient[0] * slope >= 0:
+        return before, _Minimum(bound, there, 0.0, 0)
+    within = _Within(lower, upper, np.array([2 * rows.largest_logit()]))
+    found = _minimise(rows.by_temperature, one, before, within, watch)
+    if found.at.loss > before.loss:  # by rounding
+        return before, _Minimum(one, before, abs(slope), 0)
+    return before, found
+
+
 def _minimise(
-    function: Callable[[Float64Array], _At], start: Float64Array, within: _Within, watch: Watch
+    function: Callable[[Float64Array], _At], place: Float64Array, at: _At, within: _Within, watch: Watch
 ) -> _Minimum:
     """Minimise a convex function between bounds: Newton's method along what no bound holds back."""
-    place, at, steps = start, function(start), 0
+    steps = 0
     while True:
         norm = within.norm(place, at)
         watch(steps, norm)
