@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from service.export.writer import to_json
 from service.heads.description import digest_of
 from service.heads.graphs import Linear, build_linear
+from service.heads.writing import to_json
 
 HERE = Path(__file__).parent
 FOLDER = Path("digits", "1")

@@ -27,6 +27,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     loadtest    many clients, measured
     conformance any server, held against the numeric contract
     export      weights from elsewhere -> heads
+    evaluation  heads judged on labelled data, without a server
     commands    one file a command
     cli         the command line
 """

@@ -15,6 +15,8 @@ COMMANDS = {
     "serve": "answer requests over HTTP",
     "models": "list the models of a folder or URL, checked as by serve",
     "export": "make a head of weights from elsewhere",
+    "evaluate": "judge a head on labelled data",
+    "calibrate": "make a head as sure as it is right, as a new version",
     "loadtest": "measure a running service",
     "conformance": "hold any server against the numeric contract",
 }
@@ -25,6 +27,8 @@ examples:
   logitserve serve --port 9000 --workers 2
   logitserve models --models ./models --json
   logitserve export classifier.safetensors --model sentiment
+  logitserve evaluate --data test.npz
+  logitserve calibrate --data validation.npz
   logitserve loadtest --help
   logitserve conformance --url http://127.0.0.1:8000
 

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import MAX_OFFENCES, Invalid, Offence
+from service.heads.engine import NonFiniteLogits
 from service.heads.handle import Head
-from service.numeric import decisions, losses, softmax
-from service.types import FloatArray, Labels, Output, ScoreRequest
+from service.numeric import calibration, decisions, losses, softmax
+from service.numeric.checks import all_finite
+from service.types import Calibration, FloatArray, Labels, Output, ScoreRequest
 
 
 def finish(request: ScoreRequest, raw_logits: FloatArray, head: Head | None = None) -> dict[str, Output]:
@@ -30,6 +32,18 @@ def finish(request: ScoreRequest, raw_logits: FloatArray, head: Head | None = No
         else:
             outputs[name] = OUTPUTS[name](step)
     return outputs
+
+
+def calibrate(logits: FloatArray, by: Calibration | None) -> tuple[FloatArray, float]:
+    """Give the logits that softmax takes, and their temperature.
+
+    Raises `NonFiniteLogits` where a float64 head's logits overflow; float32 ones have room.
+    """
+    calibrated, temperature = calibration.apply(logits, by)
+    if logits.dtype == np.float64 and calibrated is not logits and not all_finite(calibrated):
+        rows = np.isfinite(calibrated).all(axis=-1)
+        raise NonFiniteLogits(int(np.argmin(rows)), rows.shape)
+    return calibrated, temperature
 
 
 def names_of(names: Sequence[str], classes: NDArray[np.int64]) -> Output:
@@ -58,15 +72,19 @@ class _Finish:
         self._head = head
 
     @cached_property
-    def logits(self) -> FloatArray:
-        return cast("FloatArray", self.raw_logits.astype(self.request.dtype, copy=False))
+    def calibrated(self) -> tuple[FloatArray, float]:
+        logits = cast("FloatArray", self.raw_logits.astype(self.request.dtype, copy=False))
+        if self.request.calibration is None:
+            return logits, self.request.temperature
+        return calibrate(logits, self.request.calibration)
 
     @cached_property
     def normalised(self) -> softmax.Normalised:
         return softmax.normalise(
-            self.logits,
+            self.calibrated[0],
             self.request.axis,
-            self.request.temperature,
+            self.calibrated[1],
+            self.request.dtype,
             with_logarithms="log_probabilities" in self.request.outputs,
             with_others=self.request.labels is not None,
         )
@@ -77,7 +95,7 @@ class _Finish:
 
     @cached_property
     def top_classes(self) -> NDArray[np.int64]:
-        return softmax.top_k(self.logits, self.request.top_k or 1, self.request.axis)
+        return softmax.top_k(self.calibrated[0], self.request.top_k or 1, self.request.axis)
 
     @property
     def labels(self) -> Labels:
@@ -95,6 +113,11 @@ class _Finish:
     @cached_property
     def gradient(self) -> FloatArray:
         gradient = losses.gradient(self.normalised, self.labels)
+        by = self.request.calibration
+        if by is not None and by.scale is not None:  # with respect to the logits before they were scaled
+            with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused, 0 is mended
+                gradient = cast("FloatArray", (gradient * by.scale).astype(gradient.dtype))
+            gradient[..., by.scale == 0] = 0.0
         self._refuse_infinite("gradient", gradient)
         return gradient
 
@@ -108,10 +131,11 @@ class _Finish:
     def adjusted(self) -> NDArray[np.float64]:
         """The probabilities that a decision goes by; zeros where the mask leaves nothing of a row."""
         assert self.request.decision is not None  # noqa: S101 - assemble refuses these outputs without one
+        logits, temperature = self.calibrated
         exact = softmax.normalise(
-            cast("FloatArray", self.logits.astype(np.float64)),
+            cast("FloatArray", logits.astype(np.float64)),
             self.request.axis,
-            self.request.temperature,
+            temperature,
             with_logarithms=True,
             with_others=False,
         )
@@ -151,7 +175,7 @@ OUTPUTS: dict[str, Callable[[_Finish], Output]] = {
     "classes": lambda f: f.classes,
     "predicted_names": lambda f: f.names(f.classes),
     "one_hot": lambda f: softmax.one_hot(
-        f.classes, f.logits.shape[f.request.axis], f.request.axis, f.request.dtype
+        f.classes, f.raw_logits.shape[f.request.axis], f.request.axis, f.request.dtype
     ),
     "entropy": lambda f: f.normalised.entropy(),
     "top_classes": lambda f: f.top_classes,

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from service.finishing import calibrate
 from service.heads.batcher import Batcher
 from service.heads.handle import Head
 from service.heads.repository import Repository
@@ -27,7 +28,8 @@ INLINE_COST = 1 << 16
 # A multiplication of a head costs so much less than finishing one of its logits.
 MULTIPLICATIONS_PER_LOGIT = 400
 
-# What is made for a whole batch at once where a request changes nothing about it; names are looked up by class.
+# What is made for a whole batch at once where a request changes nothing about it, such as the head's calibration;
+# names are looked up by class.
 BATCHED = ("probabilities", "classes", "log_probabilities", "logits")
 LOGITS = ("logits",)
 
@@ -196,7 +198,10 @@ def _run(head: Head, names: Names, rows: Features) -> tuple[NDArray[np.generic],
     logits = head.run(rows)
     if names == LOGITS:
         return (logits,)
-    normalised = softmax.normalise(logits, with_logarithms="log_probabilities" in names, with_others=False)
+    calibrated, temperature = calibrate(logits, head.info.calibration)
+    normalised = softmax.normalise(
+        calibrated, temperature=temperature, dtype=logits.dtype, with_logarithms="log_probabilities" in names
+    )
     return tuple(logits if name == "logits" else _NORMALISED[name](normalised) for name in names)
 
 

@@ -79,7 +79,11 @@ class Scorer:
                 again = partial(self._begin_again, partial(self.begin, request), deadline_s, deliver, gone)
                 self.offload(deadline_s, again, head.is_linear)
                 return
-            plain = request.temperature == 1 and request.dtype == request.head.dtype
+            plain = (
+                request.temperature == 1
+                and request.dtype == request.head.dtype
+                and request.calibration is request.head.calibration
+            )
             lane = self._lanes.find(head, request.outputs if plain else LOGITS, sparse=sparse)
             batched = self._batched(request, head, deadline_s, deliver, lane.names)
             lane.batcher.enter(_flat(request), deadline_s, batched, gone)

@@ -152,8 +152,16 @@ def _summary(values: Values, key: Labels) -> dict[str, Any]:
 
 def _outputs(request: ScoreRequest, head: Head) -> dict[str, Any]:
     names = ("classes", "log_probabilities") + (("losses", "count") if request.labels else ())
+    calibration = request.calibration
+    if request.head is not None and calibration is request.head.calibration and request.temperature == 1:
+        calibration = head.info.calibration  # to each version its own
     asked = request._replace(
-        outputs=names, dtype=np.dtype(np.float64), head=head.info, top_k=None, decision=None
+        outputs=names,
+        dtype=np.dtype(np.float64),
+        head=head.info,
+        top_k=None,
+        decision=None,
+        calibration=calibration,
     )
     return cast("dict[str, Any]", finish(asked, head.run(request.values), head))
 

@@ -135,13 +135,30 @@ class SparseRows:
 Features: TypeAlias = FloatArray | SparseRows
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """What the logits of a head go through before the softmax: `(scale · logits + bias) / temperature`.
+
+    Parameters
+    ----------
+    temperature : float
+        1 where each class has a scale and a bias of its own.
+    scale, bias : float64 array [num_classes], or both None
+    """
+
+    temperature: float = 1.0
+    scale: NDArray[np.float64] | None = None
+    bias: NDArray[np.float64] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class HeadInfo:
     """What is known of one loaded version of a head.
 
     `num_features` and `num_classes` are the lengths of the last axes of features `[…, num_features]` and
     logits `[…, num_classes]`; `dtype` is what the head computes in; `digest` is the sha256 over `model.onnx`
-    and the canonical `head.json`. `decision` is what its `head.json` says of decisions.
+    and the canonical `head.json`. `decision` is what its `head.json` says of decisions; `calibration` is None
+    where logits go to the softmax as they are.
     """
 
     model: str
@@ -153,6 +170,7 @@ class HeadInfo:
     digest: str
     provider: str
     decision: Decision | None = field(default=None, compare=False)  # arrays have no equality of one word
+    calibration: Calibration | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,6 +215,8 @@ class ScoreRequest(NamedTuple):
         The names to answer, in the order of the answer; nothing else is computed.
     temperature : float
         Logits are divided by it.
+    calibration : Calibration or None
+        What else they go through: the head's own, unless the request replaces it.
     class_names : tuple of str or None
         Names of all classes, in order: the request's own, or the head's.
     head : HeadInfo or None
@@ -217,6 +237,7 @@ class ScoreRequest(NamedTuple):
     head: HeadInfo | None = None
     top_contributions: int = 10
     decision: Decision | None = None
+    calibration: Calibration | None = None
 
     @property
     def dense(self) -> FloatArray:

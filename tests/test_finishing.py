@@ -7,9 +7,10 @@ import pytest
 
 from service.errors import Invalid
 from service.finishing import OUTPUTS, finish
+from service.heads.description import LARGEST_FACTOR
 from service.numeric.losses import cross_entropy
 from service.numeric.softmax import log_softmax, softmax
-from service.types import FloatArray, Labels, ScoreRequest
+from service.types import Calibration, FloatArray, Labels, ScoreRequest
 
 LOGITS = np.array([[0.5, 1.5, 0.1], [2.2, 1.3, 1.7]])
 NAMES = ("cat", "dog", "eel")
@@ -115,3 +116,92 @@ def test_finite_losses_with_an_infinite_sum_are_an_error_at_the_loss() -> None:
 def test_every_output_has_one_place_where_it_is_made() -> None:
     assert {"probabilities", "losses", "loss", "logits", "top_names", "gradient"} <= set(OUTPUTS)
     assert "contributions" not in OUTPUTS, "it is two arrays, made beside the others"
+
+
+# What a head's calibration changes
+
+SCALE, BIAS = np.array([2.0, -1.0, 0.5]), np.array([0.0, 1.0, -1.0])
+VECTOR = Calibration(1.0, SCALE, BIAS)
+EVERY = (
+    "probabilities",
+    "log_probabilities",
+    "classes",
+    "one_hot",
+    "entropy",
+    "top_classes",
+    "top_probabilities",
+)
+
+
+def calibrated(*outputs: str, by: Calibration, values: FloatArray = LOGITS, **options: Any) -> ScoreRequest:
+    return asked(*outputs, operation="predict", values=values, calibration=by, top_k=2, **options)
+
+
+def test_a_calibrated_temperature_is_one_of_the_request() -> None:
+    labels = Labels(np.array([1, 2]), "index")
+    names = (*EVERY, "loss", "losses", "brier", "accuracy", "gradient", "logits")
+    own = made(calibrated(*names, by=Calibration(2.5), labels=labels))
+    sent = made(asked(*names, temperature=2.5, top_k=2, labels=labels))
+    for name in names:
+        np.testing.assert_array_equal(own[name], sent[name], err_msg=name)
+    np.testing.assert_array_equal(own["logits"], LOGITS)
+
+
+def test_scaled_classes_are_those_of_the_scaled_logits_and_the_logits_stay_raw() -> None:
+    labels = Labels(np.array([1, 2]), "index")
+    names = (*EVERY, "loss", "losses", "brier", "accuracy")
+    scaled = LOGITS * SCALE + BIAS
+    own = made(calibrated(*names, "logits", by=VECTOR, labels=labels))
+    by_hand = made(asked(*names, values=scaled, top_k=2, labels=labels))
+    for name in names:
+        np.testing.assert_array_equal(own[name], by_hand[name], err_msg=name)
+    np.testing.assert_array_equal(own["logits"], LOGITS)
+    assert own["classes"].tolist() == scaled.argmax(-1).tolist() != LOGITS.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("by", [Calibration(2.5), VECTOR, Calibration(1.0, np.array([0.0, 3, 1]), BIAS)])
+def test_the_gradient_is_that_of_the_raw_logits(by: Calibration) -> None:
+    labels = Labels(np.array([1, 2]), "index")
+    gradient = made(calibrated("gradient", by=by, labels=labels))["gradient"]
+    for place in np.ndindex(LOGITS.shape):
+        step = np.zeros_like(LOGITS)
+        step[place] = 1e-6
+        up, down = (
+            made(calibrated("loss", by=by, values=LOGITS + moved, labels=labels))["loss"]
+            for moved in (step, -step)
+        )
+        assert gradient[place] == pytest.approx((up - down) / 2e-6, abs=1e-9)
+
+
+def test_float32_answers_of_scaled_logits_are_rounded_once() -> None:
+    values = (LOGITS * 7).astype(np.float32)
+    labels = Labels(np.array([1, 2]), "index")
+    names = ("probabilities", "log_probabilities", "entropy", "losses", "loss", "brier", "gradient")
+    own = made(calibrated(*names, by=VECTOR, values=values, labels=labels))
+    wide = values.astype(np.float64)
+    exact = made(calibrated(*names, by=VECTOR, values=wide, labels=labels))
+    for name in names:
+        assert np.asarray(own[name]).dtype == np.float32
+        np.testing.assert_allclose(own[name], np.asarray(exact[name], np.float32), rtol=1.3e-7, err_msg=name)
+
+
+def test_any_number_of_rows_is_scaled() -> None:
+    for values in (LOGITS[0], LOGITS[None], LOGITS[:0]):
+        outputs = made(calibrated("probabilities", "classes", by=VECTOR, values=values))
+        np.testing.assert_allclose(outputs["probabilities"], softmax(values * SCALE + BIAS), rtol=1e-14)
+        assert np.shape(outputs["classes"]) == values.shape[:-1]
+
+
+def test_scaled_logits_beyond_float64_are_refused_with_their_place() -> None:
+    values = np.array([[[1.0, 2, 3]], [[1e308, 0, 0]]])
+    with pytest.raises(Invalid) as caught:
+        made(calibrated("classes", by=VECTOR, values=values))
+    assert (caught.value.code, caught.value.offences[0].path) == ("non_finite_logits", "features[1][0]")
+
+
+def test_float32_logits_scaled_as_far_as_may_be_stay_finite() -> None:
+    by = Calibration(1.0, np.full(3, LARGEST_FACTOR), np.full(3, -LARGEST_FACTOR))
+    values = np.array([[3.4e38, -3.4e38, 1]], np.float32)
+    outputs = made(calibrated("probabilities", "log_probabilities", "entropy", by=by, values=values))
+    assert outputs["probabilities"].tolist() == [[1, 0, 0]]
+    assert outputs["entropy"].tolist() == [0]

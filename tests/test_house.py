@@ -23,18 +23,25 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("settings", "numeric"),
     ("sources", "rules"),
     ("wire", "heads"),
-    ("finishing", "lanes"),
+    ("finishing",),
+    ("lanes",),
     ("scorer", "rollout", "shadow"),
     ("api", "client"),
     ("app",),
-    ("workers", "loadtest", "conformance", "export"),
+    ("workers", "loadtest", "conformance", "export", "evaluation"),
     ("commands",),
     ("cli",),
 )
 
 # Inside a wing the same, lowest first.
 WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "numeric": (("checks", "kernel", "decisions"), ("float32", "float64"), ("softmax",), ("losses",)),
+    "numeric": (
+        ("checks", "kernel", "decisions"),
+        ("float32", "float64"),
+        ("softmax",),
+        ("losses",),
+        ("calibration", "scores"),
+    ),
     "wire": (
         ("limits", "media", "protobuf"),
         ("encodings", "arrays", "json_reader"),
@@ -64,7 +71,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "heads": (
         ("graphs", "description", "storage", "policy", "batcher"),
-        ("engine", "plan", "remote", "sparse"),
+        ("engine", "plan", "remote", "sparse", "writing"),
         ("handle",),
         ("repository",),
     ),
@@ -99,11 +106,12 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "export": (
         ("source",),
-        ("tensors", "affine", "parity", "writer"),
+        ("tensors", "affine", "parity"),
         ("npz", "safetensors", "sklearn", "torch", "keras", "flax", "onnx"),
         ("formats",),
         ("exporter",),
     ),
+    "evaluation": (("labelled", "judging"), ("report",), ("plot",)),
     "loadtest": (("scenario", "tally"), ("generator",), ("fleet",), ("report",), ("plot",)),
 }
 
@@ -125,8 +133,8 @@ HOMES: dict[str, set[str]] = {
     "orjson": {"wire", "api", "metrics", "client", "conformance"},
     "simdjson": {"wire.json_reader"},
     "zstandard": {"wire.encodings"},
-    "rich": {"commands", "loadtest.report", "conformance.report"},
-    "matplotlib": {"loadtest.plot"},
+    "rich": {"commands", "loadtest.report", "conformance.report", "evaluation.report"},
+    "matplotlib": {"loadtest.plot", "evaluation.plot"},
     "h5py": {"export.keras"},
     "joblib": {"export.sklearn"},
     "msgpack": {"export.flax"},

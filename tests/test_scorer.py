@@ -1,6 +1,7 @@
 """The core: every output of every operation, what runs where, and what is dropped."""
 
 import asyncio
+import json
 import math
 import threading
 import time
@@ -16,7 +17,7 @@ from conftest import MODELS
 from scipy.sparse import csr_array
 
 from service.errors import DeadlineExceeded, Invalid, NotReady, QueueFull, TooLarge
-from service.finishing import OUTPUTS
+from service.finishing import OUTPUTS, finish
 from service.heads.graphs import Linear, build_linear, read_linear
 from service.heads.repository import Repository
 from service.numeric.softmax import softmax
@@ -616,3 +617,98 @@ async def test_requests_to_several_heads_are_heard_of_once_each(
     await each(scorer, asking_each(several, np.ones((2, 3), np.float32), "classes"))
     assert sorted(heard) == sorted(["bent", "double", "one", "two"] * 2)
     scorer.close()
+
+
+# Heads with a calibration
+
+
+@pytest.fixture(scope="module", params=["temperature", "vector"])
+def calibrated(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Repository]:
+    said = {
+        "temperature": {"method": "temperature", "temperature": 2.5},
+        "vector": {"method": "vector", "scale": [0.5, *[-1.25] * 9], "bias": [*[0.125] * 9, 3]},
+    }[request.param]
+    folder = tmp_path_factory.mktemp("models") / "digits" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes((MODELS / "digits" / "1" / "model.onnx").read_bytes())
+    (folder / "head.json").write_text(json.dumps({"calibration": said}))
+    repository = Repository(folder.parent.parent, provider="cpu", threads=1)
+    repository.load()
+    yield repository
+    repository.close()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("probabilities",),
+        ("classes", "probabilities"),
+        ("log_probabilities", "classes", "logits"),
+        ("entropy", "probabilities", "classes", "logits"),
+    ],
+)
+async def test_a_calibration_is_the_same_in_a_batch_and_after_it(
+    calibrated: Repository, names: tuple[str, ...]
+) -> None:
+    scorer, info = Scorer(calibrated), digits(calibrated)
+    assert info.calibration is not None
+    request = predicting(calibrated, FEATURES, *names, calibration=info.calibration)
+    raw = calibrated.head(info).run(FEATURES)
+    results = await asyncio.gather(*(scorer.score(request) for _ in range(3)))
+    assert results[0].batch_rows == 9
+    expected = finish(request, raw)
+    for result in results:
+        for name in names:
+            np.testing.assert_array_equal(result.outputs[name], expected[name], err_msg=name)
+    lanes = scorer._lanes._of[calibrated.head(info)].dense
+    assert (("logits",) in lanes) == ("entropy" in names)  # only what the batch cannot make is made after it
+    scorer.close()
+
+
+async def test_without_its_calibration_a_head_is_raw(calibrated: Repository) -> None:
+    scorer, info = Scorer(calibrated), digits(calibrated)
+    raw = calibrated.head(info).run(FEATURES)
+    own, plain, sharp, wide = await asyncio.gather(
+        *(
+            answered(scorer, predicting(calibrated, FEATURES, "probabilities", "logits", **options))
+            for options in (
+                {"calibration": info.calibration},
+                {},
+                {"temperature": 0.5},
+                {"calibration": info.calibration, "dtype": np.dtype(np.float64)},
+            )
+        )
+    )
+    np.testing.assert_array_equal(plain["probabilities"], softmax(raw))
+    np.testing.assert_array_equal(sharp["probabilities"], softmax(raw, temperature=0.5))
+    assert np.abs(np.asarray(own["probabilities"]) - plain["probabilities"]).max() > 0.01
+    np.testing.assert_allclose(own["probabilities"], wide["probabilities"], rtol=6e-8)
+    assert np.asarray(wide["probabilities"]).dtype == np.float64
+    for outputs in (own, plain, sharp, wide):
+        np.testing.assert_array_equal(outputs["logits"], raw)
+    scorer.close()
+
+
+async def test_one_row_whose_scaled_logits_overflow_fails_alone(tmp_path: Path) -> None:
+    linear = Linear(np.eye(2) * 1e300, np.zeros(2))
+    folder = tmp_path / "huge" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(build_linear(linear))
+    said = {"method": "vector", "scale": [1e19, 1], "bias": [0, 0]}
+    (folder / "head.json").write_text(json.dumps({"calibration": said}))
+    repository = Repository(tmp_path, provider="cpu")
+    repository.load()
+    scorer, info = Scorer(repository), repository.info(None, None)
+    requests = [
+        predicting(repository, np.array([row]), "probabilities", calibration=info.calibration)
+        for row in ([1e-300, 0.0], [1.0, 0.0])
+    ]
+    fine, huge = await asyncio.gather(*map(scorer.score, requests), return_exceptions=True)
+    assert isinstance(fine, ScoreResult)
+    assert np.asarray(fine.outputs["probabilities"]).tolist() == [[1, 0]]
+    assert isinstance(huge, Invalid)
+    assert (huge.code, huge.offences[0].path) == ("non_finite_logits", "features[0]")
+    scorer.close()
+    repository.close()

@@ -102,6 +102,46 @@ def test_a_version_is_no_different_from_itself(repository: Repository) -> None:
     assert sums == (50, 0, 0, 50, 0, 0, 0)
 
 
+# A version 4 that only tempers version 1: logits are the features.
+TEMPERATURE = 2.5
+
+
+@pytest.fixture
+def tempered(folder: Path) -> Iterator[Repository]:
+    made = folder / "pets" / "4"
+    made.mkdir()
+    (made / "model.onnx").write_bytes((folder / "pets" / "1" / "model.onnx").read_bytes())
+    said = {"class_names": NAMES, "calibration": {"method": "temperature", "temperature": TEMPERATURE}}
+    (made / "head.json").write_text(json.dumps(said), encoding="utf-8")
+    repository = Repository(folder, provider="cpu")
+    repository.load()
+    yield repository
+    repository.close()
+
+
+def divergence(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    first, second = special.log_softmax(one, axis=1), special.log_softmax(other, axis=1)
+    return float((np.exp(first) * (first - second)).sum())
+
+
+@pytest.mark.parametrize(("live", "shadow"), [("1", "4"), ("4", "1")])
+def test_each_version_has_its_own_calibration(tempered: Repository, live: str, shadow: str) -> None:
+    info = tempered.info("pets", live)
+    request = asked(tempered, labels=True)._replace(head=info, calibration=info.calibration)
+    sums = compare(request, head(tempered, live), head(tempered, shadow))
+    logits = {"1": expected_logits(1), "4": expected_logits(1) / TEMPERATURE}
+    np.testing.assert_allclose(sums.divergence_nats, divergence(logits[live], logits[shadow]), rtol=1e-12)
+    assert sums.disagreements == 0
+    assert sums.squares > 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_who_asks_for_no_calibration_has_none_compared(tempered: Repository, temperature: float) -> None:
+    request = asked(tempered)._replace(head=tempered.info("pets", "4"), temperature=temperature)
+    sums = compare(request, head(tempered, "4"), head(tempered, "1"))
+    assert sums.divergence_nats == 0
+
+
 # What it says
 
 

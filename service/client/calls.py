@@ -62,6 +62,7 @@ class PredictOptions(LossOptions, total=False):
     labels: ArrayLike
     model: str
     version: str
+    calibration: Literal["model", "none"]
     top_contributions: int
     decision: Mapping[str, Any]
 

@@ -140,7 +140,7 @@ class Client(Calls[httpx.Client, httpx.BaseTransport]):
         timeout_s : float, optional
             In place of the client's.
         **options
-            Those of `loss` and `labels`, `model`, `version`, `top_contributions`: see `PredictOptions`.
+            Those of `loss` and `labels`, `model`, `version`, `calibration`, `top_contributions`: see `PredictOptions`.
 
         Returns
         -------

@@ -18,10 +18,10 @@ from service.export.source import (
     rounded_to,
     sha256_of,
 )
-from service.export.writer import choose_version, staged
 from service.heads.graphs import Linear, build_linear
 from service.heads.handle import Head
 from service.heads.repository import Repository
+from service.heads.writing import choose_version, staged
 from service.types import FloatType
 
 INPUT, OUTPUT = "features", "logits"
@@ -84,6 +84,8 @@ def export(
     ------
     ExportError
         Also `ParityError`, where the head does not answer as its source does.
+    StartError
+        Where there is no place to write to.
     """
     location = Path(to)
     version = choose_version(location, model, version, force=force)
@@ -91,8 +93,8 @@ def export(
     names = _class_names(source, class_names)
     drawn = source.region.draw(DRAWN_ROWS, source.num_features)
     model_bytes, golden = _build(source, dtype, drawn)
-    files = (model_bytes, _describe(source, dtype, names, golden))
-    with staged(location, model, version, files) as stage:
+    description = _describe(source, dtype, names, golden)
+    with staged(location, model, version, model_bytes, description) as stage:
         head = _open(stage, model)
         asked = drawn if rows is None else rows
         parity = _compare(head, source, asked, TOLERANCES[dtype] if tolerance is None else tolerance)

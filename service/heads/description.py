@@ -25,6 +25,9 @@ from service.errors import ModelError
 MAX_REASON = 300
 
 Row = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+# Logits of float32 times this, and their differences, are far within float64.
+LARGEST_FACTOR = 2.0**64
+Factor = Annotated[FiniteFloat, Field(ge=-LARGEST_FACTOR, le=LARGEST_FACTOR)]
 Name = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -56,6 +59,37 @@ class Golden(_Strict):
     logits: Annotated[tuple[Row, ...], Field(min_length=1, description="Their logits [rows, num_classes].")]
 
 
+class Fitted(_Strict):
+    """The labelled rows that a calibration was fitted to, and their mean log loss in nats without and with it."""
+
+    rows: Annotated[int, Field(ge=1)]
+    loss_before: FiniteFloat
+    loss_after: FiniteFloat
+    held_out_rows: Annotated[int, Field(ge=0, description="Rows that had no part in the fit.")] = 0
+    held_out_loss_before: FiniteFloat | None = None
+    held_out_loss_after: FiniteFloat | None = None
+    at_bound: Annotated[
+        tuple[str, ...], Field(description="Numbers that the data sent to their bound: doubtful ones.")
+    ] = ()
+
+
+class TemperatureScaling(_Strict):
+    """Probabilities are the softmax of logits / temperature."""
+
+    method: Literal["temperature"]
+    temperature: Annotated[FiniteFloat, Field(gt=0)]
+    fitted: Fitted | None = None
+
+
+class VectorScaling(_Strict):
+    """Probabilities are the softmax of scale · logits + bias, class by class."""
+
+    method: Literal["vector"]
+    scale: Annotated[tuple[Factor, ...], Field(min_length=1, description="One number a class.")]
+    bias: Annotated[tuple[Factor, ...], Field(min_length=1, description="One number a class.")]
+    fitted: Fitted | None = None
+
+
 class HeadDescription(_Strict):
     """What a head says of itself; stands beside its model.onnx as head.json."""
 
@@ -77,12 +111,15 @@ class HeadDescription(_Strict):
         Literal["float32", "float64"] | None,
         Field(description="What the head computes in, as its graph must say too."),
     ] = None
-    calibration: Annotated[NotYet, Field(description="Reserved; null.")] = None
     decision: Annotated[
         dict[str, Any] | None,
         Field(
             description="What decisions go by: mask, priors, costs or thresholds, abstain; as a request to predict has it."
         ),
+    ] = None
+    calibration: Annotated[
+        Annotated[TemperatureScaling | VectorScaling, Field(discriminator="method")] | None,
+        Field(description="What logits go through before the softmax; `logitserve calibrate` fits it."),
     ] = None
     golden: Annotated[
         Golden | None,

@@ -15,13 +15,29 @@ from numpy.typing import NDArray
 
 from service.errors import Invalid, ModelError
 from service.heads import sparse
-from service.heads.description import Golden, HeadDescription, digest_of, parse
+from service.heads.description import (
+    Golden,
+    HeadDescription,
+    TemperatureScaling,
+    VectorScaling,
+    digest_of,
+    parse,
+)
 from service.heads.engine import Engine, NonFiniteLogits, Provider
 from service.heads.graphs import Linear, build_linear, read_linear
 from service.heads.storage import StoredVersion
 from service.numeric.checks import all_finite
 from service.rules import read_decision
-from service.types import Decision, Features, FloatArray, FloatType, HeadInfo, IndexArray, SparseRows
+from service.types import (
+    Calibration,
+    Decision,
+    Features,
+    FloatArray,
+    FloatType,
+    HeadInfo,
+    IndexArray,
+    SparseRows,
+)
 
 # How far a golden logit may lie from what head.json says, relative to max(1, |logit|): room for another
 # order of summation, none for another weight.
@@ -218,6 +234,7 @@ def open_head(stored: StoredVersion, files: Files, *, provider: Provider, thread
         digest=files.digest,
         provider=engine.provider,
         decision=_decision_of(description, engine.num_classes),
+        calibration=_calibration(description.calibration),
     )
     return Head(info, description, engine, files.model)
 
@@ -243,6 +260,14 @@ def _check(description: HeadDescription, engine: Engine) -> None:
         raise ModelError(
             f"head.json has {len(names)} class_names, but the model has {engine.num_classes} classes"
         )
+    by = description.calibration
+    if isinstance(by, VectorScaling):
+        for name, numbers in (("scale", by.scale), ("bias", by.bias)):
+            if len(numbers) != engine.num_classes:
+                raise ModelError(
+                    f"head.json: calibration.{name} has {len(numbers)} numbers, but the model has "
+                    f"{engine.num_classes} classes"
+                )
     if description.dtype not in (None, str(engine.dtype)):
         raise ModelError(
             f"head.json says dtype {description.dtype}, but the model computes in {engine.dtype}"
@@ -256,6 +281,12 @@ def _decision_of(description: HeadDescription, num_classes: int) -> Decision | N
         return read_decision(description.decision, num_classes, description.class_names)
     except Invalid as error:
         raise ModelError(f"head.json: {error.detail}") from error
+
+
+def _calibration(described: TemperatureScaling | VectorScaling | None) -> Calibration | None:
+    if isinstance(described, VectorScaling):
+        return Calibration(scale=np.array(described.scale), bias=np.array(described.bias))
+    return None if described is None else Calibration(described.temperature)
 
 
 def _self_test(golden: Golden, engine: Engine) -> None:

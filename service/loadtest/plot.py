@@ -1,4 +1,4 @@
-"""The plot of a load test: latency by percentile, and answers over time. The home of matplotlib."""
+"""The plot of a load test: latency by percentile, and answers over time."""
 
 from pathlib import Path
 

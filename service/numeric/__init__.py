@@ -8,4 +8,6 @@ Pure array functions, lowest first; nothing here knows of requests, models or HT
     float64     the same with every digit of float64
     softmax     probabilities, log-probabilities, entropy, classes
     losses      cross-entropy and what follows from it: accuracy, Brier score, gradient
+    calibration temperature and vector scaling: applied, and fitted to labelled logits
+    scores      how good probabilities are over many rows, and how far they can be believed
 """

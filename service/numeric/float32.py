@@ -36,8 +36,8 @@ def normalise_float32(logits: NDArray[Any], largest: IndexArray, temperature: fl
 
     Parameters
     ----------
-    logits : float32 array [n, num_classes]
-        Contiguous.
+    logits : float array [n, num_classes]
+        Contiguous; float64 where they are calibrated float32 ones.
     largest : int64 array [n]
         Where the largest logit of each row is.
     temperature : float

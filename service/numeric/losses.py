@@ -73,7 +73,7 @@ def losses_of(normalised: Normalised, labels: Labels) -> Losses:
     if ignored is not None:
         per_row[ignored] = 0.0
         count -= int(np.count_nonzero(ignored))
-    dtype = normalised.logits.dtype
+    dtype = normalised.dtype
     reduced: float | None = None
     if labels.reduction != "none":
         reduced = _quotient(per_row.tolist(), _denominator(labels, ignored, count))
@@ -143,7 +143,7 @@ def brier(normalised: Normalised, labels: Labels) -> FloatArray:
             scores[rows] = np.square((1 - target) * p - target * q).sum(axis=-1)
         if ignored is not None:
             scores[ignored] = 0.0
-        rounded = scores.astype(normalised.logits.dtype)
+        rounded = scores.astype(normalised.dtype)
     return cast("FloatArray", rounded.reshape(normalised.batch_shape))
 
 
@@ -168,7 +168,7 @@ def gradient(normalised: Normalised, labels: Labels) -> FloatArray:
     """
     ignored = _ignored(labels)
     scale = _row_scale(normalised, labels, ignored)
-    answer = np.empty_like(normalised.logits)
+    answer: NDArray[Any] = np.empty(normalised.logits.shape, normalised.dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # mended below
         for rows, a in _coefficients(normalised, labels, ignored):
             largest = a.argmax(axis=-1)
@@ -180,7 +180,7 @@ def gradient(normalised: Normalised, labels: Labels) -> FloatArray:
     answer[scale == 0 if ignored is None else ignored | (scale == 0)] = 0.0
     answer[np.isnan(answer)] = np.inf  # of weights and labels whose products are beyond float64
     answer += 0.0
-    return normalised.restore(answer)
+    return normalised.restore(cast("FloatArray", answer))
 
 
 def cross_entropy(
@@ -245,7 +245,7 @@ def cross_entropy(
     chosen_reduction = checks.check_reduction(reduction)
     checks.check_label_smoothing(label_smoothing)
     normalised = normalise_checked(logits, axis, temperature)
-    shape, axis, dtype = logits.shape, normalised.axis, normalised.logits.dtype
+    shape, axis, dtype = logits.shape, normalised.axis, normalised.dtype
     chosen = checks.label_format(labels.ndim, logits.ndim, label_format)
     checks.check_ignore_index(ignore_index, chosen)
     values: IndexArray | FloatArray

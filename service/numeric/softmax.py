@@ -43,6 +43,8 @@ class Normalised:
     batch_shape : tuple of int
         The shape of the answers without the class axis.
     temperature : float
+    dtype : float32 or float64
+        The type of the answers: the logits' own, or float32 where float64 ones have no more digits than that.
     with_logarithms, with_others : bool
         What is made on the way when the probabilities are.
 
@@ -60,6 +62,7 @@ class Normalised:
         "_with_others",
         "axis",
         "batch_shape",
+        "dtype",
         "largest",
         "logits",
         "temperature",
@@ -71,6 +74,7 @@ class Normalised:
         axis: int,
         batch_shape: tuple[int, ...],
         temperature: float,
+        dtype: FloatType,
         *,
         with_logarithms: bool = False,
         with_others: bool = False,
@@ -79,6 +83,7 @@ class Normalised:
         self.axis = axis
         self.batch_shape = batch_shape
         self.temperature = temperature
+        self.dtype = dtype
         self.largest: IndexArray = logits.argmax(-1)
         self._with_logarithms = with_logarithms
         # Only where classes are few does their sum take more than the pass for the probabilities.
@@ -90,7 +95,7 @@ class Normalised:
     @property
     def carries(self) -> bool:
         """Whether the answers are float64, so that float64 arithmetic has no bits to spare for them."""
-        return self.logits.itemsize == 8
+        return self.dtype.itemsize == 8
 
     @property
     def classes(self) -> IndexArray:
@@ -121,7 +126,7 @@ class Normalised:
         answer = np.empty(len(self.logits))
         for rows in self.blocks():
             answer[rows] = self._row_entropy(rows)
-        return cast("FloatArray", answer.astype(self.logits.dtype).reshape(self.batch_shape))
+        return cast("FloatArray", answer.astype(self.dtype).reshape(self.batch_shape))
 
     def restore(self, answer: FloatArray) -> FloatArray:
         """Bring [num_rows, num_classes] back into the shape that the logits came in, contiguous."""
@@ -153,8 +158,8 @@ class Normalised:
 
     def _make(self, *, probabilities: bool = False, logarithms: bool = False, others: bool = False) -> None:
         wanted = Wanted(
-            np.empty_like(self.logits) if probabilities else None,
-            np.empty_like(self.logits) if logarithms else None,
+            np.empty(self.logits.shape, self.dtype) if probabilities else None,
+            np.empty(self.logits.shape, self.dtype) if logarithms else None,
             np.empty(len(self.logits)) if others else None,
         )
         fill = normalise_float64 if self.carries else normalise_float32
@@ -181,6 +186,7 @@ def normalise(
     logits: FloatArray,
     axis: int = -1,
     temperature: float = 1.0,
+    dtype: FloatType | None = None,
     *,
     with_logarithms: bool = False,
     with_others: bool = False,
@@ -195,6 +201,8 @@ def normalise(
         The class axis.
     temperature : float
         Logits are divided by it; checked by `checks.check_temperature`.
+    dtype : float32 or float64, optional
+        The type of the answers, which is the logits' own unless float64 logits stand for float32 ones.
     with_logarithms, with_others : bool
         Whether log-probabilities, or anything made of labels, will be asked for beside the probabilities: one
         pass then makes both. The answers are the same to the last bit.
@@ -211,7 +219,13 @@ def normalise(
     if rows.ndim != 2:
         rows = rows.reshape(math.prod(batch_shape), num_classes)
     return Normalised(
-        rows, axis, batch_shape, temperature, with_logarithms=with_logarithms, with_others=with_others
+        rows,
+        axis,
+        batch_shape,
+        temperature,
+        rows.dtype if dtype is None else dtype,
+        with_logarithms=with_logarithms,
+        with_others=with_others,
     )
 
 

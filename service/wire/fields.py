@@ -161,6 +161,7 @@ def _assemble(
         # A head of fewer features has fewer contributions, not an error: the default is not the caller's.
         min(options.top_contributions, head.num_features if head else 10),
         decision,
+        head.calibration if head and options.calibration == "model" else None,
     )
 
 

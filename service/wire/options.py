@@ -5,7 +5,7 @@ fields mean together is known to `fields`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -41,6 +41,7 @@ class Options:
     version: str | None = None
     top_contributions: int = 10
     decision: Mapping[str, Any] | None = None
+    calibration: Literal["model", "none"] = "model"
 
 
 class Kind(NamedTuple):
@@ -169,6 +170,7 @@ _PREDICT = {
     "model": STRING,
     "models": STRINGS,
     "version": STRING,
+    "calibration": STRING,
     "top_contributions": INTEGER,
     "decision": OBJECT,
 }
@@ -187,6 +189,7 @@ CHOICES = {
     "dtype": ("float32", "float64"),
     "label_format": ("auto", "index", "dense"),
     "non_finite": ("error", "string"),
+    "calibration": ("model", "none"),
 }
 
 _DEFAULTS = Options()
@@ -271,7 +274,8 @@ def read_options(operation: Operation, fields: Mapping[str, Any]) -> Options:
         return _DEFAULTS
     options = Options(**said)
     _check_values(operation, options)
-    return options
+    # A temperature stands in place of the head's calibration.
+    return replace(options, calibration="none") if "temperature" in said else options
 
 
 def _check_values(operation: Operation, options: Options) -> None:

@@ -66,7 +66,11 @@ _FIELDS: dict[str, Schema] = {
         "an array's own, a head's own.",
         "enum": list(CHOICES["dtype"]),
     },
-    "temperature": {"description": "Logits are divided by it.", "type": "number", "exclusiveMinimum": 0},
+    "temperature": {
+        "description": "Logits are divided by it; with a head in place of its calibration.",
+        "type": "number",
+        "exclusiveMinimum": 0,
+    },
     "top_k": {
         "description": "Adds so many best classes, with their probabilities (and names).",
         "type": "integer",
@@ -121,6 +125,10 @@ _FIELDS: dict[str, Schema] = {
         "minItems": 1,
     },
     "version": {"description": "Its version; the newest that is ready where not said.", "type": "string"},
+    "calibration": {
+        "description": "What the logits go through first: the head's own calibration, or none.",
+        "enum": list(CHOICES["calibration"]),
+    },
     "top_contributions": {
         "description": "How many contributions are answered for each example.",
         "type": "integer",
@@ -155,7 +163,7 @@ _OUTPUTS: dict[str, Schema] = {
     "decided_names": _tensor("The names of decisions; empty where there is none.", _TEXT),
     "expected_costs": _tensor("What each decision is expected to cost.", _NUMBER),
     "adjusted_probabilities": _tensor("What decisions go by: after mask and priors.", _NUMBER),
-    "logits": _tensor("The head's raw output.", _NUMBER),
+    "logits": _tensor("The head's raw output, without its calibration.", _NUMBER),
     "contributions": {
         "description": "The features that spoke loudest for the predicted class, and how loudly.",
         "type": "object",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sources import BIAS, LINEAR, WEIGHTS, a_source
 
+from service.errors import StartError
 from service.export.exporter import DECIMALS, GOLDEN_ROWS, export
 from service.export.parity import ParityError
 from service.export.source import Answers, ExportError, Region, answer_linearly
@@ -159,7 +160,7 @@ def test_names_of_classes_are_distinct_and_as_many(tmp_path: Path, names: tuple[
 
 def test_a_version_that_is_there_is_only_replaced_by_force(tmp_path: Path) -> None:
     export(a_source(), tmp_path, model="m")
-    with pytest.raises(ExportError, match="is there already"):
+    with pytest.raises(StartError, match="is there already"):
         export(a_source(), tmp_path, model="m", version=1)
     export(a_source(), tmp_path, model="m", version=1, dtype=FLOAT32, force=True)
     assert described(tmp_path / "m" / "1")["dtype"] == "float32"

@@ -12,7 +12,14 @@ from pydantic import ValidationError
 
 from service.errors import ModelError
 from service.heads import description
-from service.heads.description import HeadDescription, digest_of, parse, schema
+from service.heads.description import (
+    HeadDescription,
+    TemperatureScaling,
+    VectorScaling,
+    digest_of,
+    parse,
+    schema,
+)
 
 FULL: dict[str, Any] = {
     "class_names": ["cat", "dog"],
@@ -42,6 +49,20 @@ def test_a_full_description_is_read() -> None:
     assert read.source == FULL["source"]
     assert read.metrics == FULL["metrics"]
     assert read.digest == "0" * 64
+
+
+def test_a_calibration_is_read_with_how_it_was_fitted() -> None:
+    fitted = {"rows": 40, "loss_before": 0.5, "loss_after": 0.25, "at_bound": ["temperature"]}
+    by_temperature = parse(
+        text(calibration={"method": "temperature", "temperature": 2, "fitted": fitted})
+    ).calibration
+    assert isinstance(by_temperature, TemperatureScaling)
+    assert by_temperature.temperature == 2.0
+    assert by_temperature.fitted is not None
+    assert (by_temperature.fitted.rows, by_temperature.fitted.held_out_rows) == (40, 0)
+    by_vector = parse(text(calibration={"method": "vector", "scale": [1, -2.5], "bias": [0, 1]})).calibration
+    assert isinstance(by_vector, VectorScaling)
+    assert (by_vector.scale, by_vector.bias, by_vector.fitted) == ((1.0, -2.5), (0.0, 1.0), None)
 
 
 def test_every_key_may_be_left_out() -> None:
@@ -77,9 +98,43 @@ REFUSED = {
     ),
     "an unknown dtype": (text(dtype="float16"), "head.json: dtype: Input should be 'float32' or 'float64'"),
     "an input without a name": (text(input=""), "head.json: input: "),
-    "a calibration": (
+    "a calibration without a method": (
         text(calibration={"temperature": 2}),
-        "head.json: calibration: expected null: this version",
+        "head.json: calibration: Unable to extract tag using discriminator 'method'",
+    ),
+    "an unknown calibration": (
+        text(calibration={"method": "isotonic"}),
+        "expected tags: 'temperature', 'vector'",
+    ),
+    "a temperature of 0": (
+        text(calibration={"method": "temperature", "temperature": 0}),
+        "temperature: Input should be greater than 0",
+    ),
+    "an infinite temperature": (
+        text(calibration={"method": "temperature", "temperature": float("inf")}),
+        "finite number",
+    ),
+    "a scale without a bias": (
+        text(calibration={"method": "vector", "scale": [1, 2]}),
+        "calibration.vector.bias: Field required",
+    ),
+    "a scale beyond all bounds": (
+        text(calibration={"method": "vector", "scale": [1, 1e200], "bias": [0, 0]}),
+        "calibration.vector.scale[1]: ",
+    ),
+    "a bias that is text": (
+        text(calibration={"method": "vector", "scale": [1, 1], "bias": [0, "0"]}),
+        "calibration.vector.bias[1]: ",
+    ),
+    "a calibration fitted to nothing": (
+        text(
+            calibration={
+                "method": "temperature",
+                "temperature": 2,
+                "fitted": {"rows": 0, "loss_before": 1, "loss_after": 1},
+            }
+        ),
+        "fitted.rows: ",
     ),
     "no decision": (text(decision=[]), "head.json: decision: Input should be an object"),
     "golden without logits": (text(golden={"features": [[1]]}), "head.json: golden.logits: Field required"),
@@ -159,5 +214,7 @@ def test_the_schema_says_what_the_contract_lists() -> None:
     described = json.loads(schema())
     assert set(described["properties"]) == set(FULL)
     assert described["additionalProperties"] is False
-    assert described["properties"]["calibration"]["type"] == "null"
+    (calibration, null) = described["properties"]["calibration"]["anyOf"]
+    assert set(calibration["discriminator"]["mapping"]) == {"temperature", "vector"}
+    assert null == {"type": "null"}
     assert all(written.get("description") for written in described["properties"].values())

@@ -49,7 +49,17 @@ def nudged(row: int, column: int, by: float) -> str:
 BROKEN: dict[str, tuple[bytes, str | None, str]] = {
     "a truncated file": (LINEAR[:-20], None, "onnxruntime cannot open the model"),
     "an unparsable head.json": (LINEAR, "{", "head.json: Invalid JSON"),
-    "a calibration": (LINEAR, '{"calibration": {}}', "head.json: calibration: expected null"),
+    "a calibration": (LINEAR, '{"calibration": {}}', "head.json: calibration: .*method"),
+    "a scale too many": (
+        LINEAR,
+        '{"calibration": {"method": "vector", "scale": [1, 2, 3], "bias": [0, 0]}}',
+        "calibration.scale has 3 numbers, but the model has 2 classes",
+    ),
+    "no bias for a class": (
+        LINEAR,
+        '{"calibration": {"method": "vector", "scale": [1, 2], "bias": [0]}}',
+        "calibration.bias has 1 numbers, but the model has 2 classes",
+    ),
     "another digest": (LINEAR, json.dumps({"digest": "0" * 64}), "do not belong together.*says 000000000000"),
     "one class name too many": (
         LINEAR,

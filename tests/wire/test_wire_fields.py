@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.errors import NotFound, NotReady, RequestError, TooLarge
-from service.types import HeadInfo, Operation, ScoreRequest, SparseRows
+from service.types import Calibration, HeadInfo, Operation, ScoreRequest, SparseRows
 from service.wire.fields import FLOAT32, FLOAT64, assemble, assemble_each
 from service.wire.limits import Limits
 
@@ -301,6 +301,19 @@ def test_names_that_a_head_lacks_cannot_be_asked_for() -> None:
     assert predict(head(class_names=tuple("0123456789")), outputs=["predicted_names"]).outputs == (
         "predicted_names",
     )
+
+
+def test_the_heads_calibration_is_taken_unless_the_request_says_otherwise() -> None:
+    own = Calibration(2.0)
+    calibrated = head(calibration=own)
+    assert predict(calibrated).calibration is own
+    assert predict(calibrated, calibration="model").calibration is own
+    raw = predict(calibrated, calibration="none")
+    assert (raw.calibration, raw.temperature) == (None, 1.0)
+    replaced = predict(calibrated, temperature=3)
+    assert (replaced.calibration, replaced.temperature) == (None, 3.0)
+    assert predict().calibration is None
+    assert refused("softmax", logits=LOGITS, calibration="none") == ("unknown_field", "calibration")
 
 
 def test_contributions_are_at_most_as_many_as_features() -> None:

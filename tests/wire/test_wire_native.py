@@ -626,7 +626,7 @@ def test_any_values_of_known_fields_raise_nothing_but_errors_for_their_sender(
     known = {
         "softmax": ["logits", "axis", "top_k", "outputs", "class_names", "dtype"],
         "loss": ["logits", "labels", "class_weight", "sample_weight", "ignore_index", "reduction"],
-        "predict": ["features", "labels", "model", "version", "top_contributions"],
+        "predict": ["features", "labels", "model", "version", "calibration", "top_contributions"],
     }[operation]
     fields = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys(known, VALUES)))
     if data.draw(st.booleans()):

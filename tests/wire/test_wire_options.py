@@ -36,7 +36,6 @@ def test_every_option_is_read() -> None:
     said = {
         "axis": -1,
         "dtype": "float32",
-        "temperature": 2,
         "top_k": 3,
         "class_names": ["a", "b"],
         "outputs": ["loss"],
@@ -49,12 +48,21 @@ def test_every_option_is_read() -> None:
         "non_finite": "string",
         "model": "digits",
         "version": "1",
+        "calibration": "none",
         "top_contributions": 5,
     }
     options = read_options("predict", {**said, "features": object(), "labels": object()})
     for name, value in said.items():
         assert getattr(options, name) == (tuple(value) if isinstance(value, list) else value)
-    assert isinstance(options.temperature, float)
+
+
+def test_a_temperature_stands_in_place_of_the_heads_calibration() -> None:
+    assert read_options("predict", {"calibration": "model"}) == Options(calibration="model")
+    for said in ({"temperature": 2}, {"temperature": 2, "calibration": "model"}):
+        options = read_options("predict", said)
+        assert isinstance(options.temperature, float)
+        assert options == Options(temperature=2.0, calibration="none")
+    assert read_options("predict", {"temperature": 1}).calibration == "none"
 
 
 def test_the_table_has_every_option_and_no_other() -> None:
@@ -133,6 +141,7 @@ def test_class_names_may_be_an_array_of_text() -> None:
         ("dtype", "f" * 10_000, "unknown_option_value"),
         ("label_format", "sparse", "unknown_option_value"),
         ("non_finite", "null", "unknown_option_value"),
+        ("calibration", "temperature", "unknown_option_value"),
         ("top_contributions", 0, "unknown_option_value"),
         ("top_contributions", -1, "unknown_option_value"),
         ("reduction", "median", "unknown_reduction"),
@@ -183,7 +192,7 @@ def test_names_are_checked_unknown_before_missing() -> None:
     assert refused_names("predict", "labels") == ("missing_field", "features")
 
 
-@pytest.mark.parametrize("name", ["row_ids", "calibration", "decisions", "x" * 10_000, "Logits"])
+@pytest.mark.parametrize("name", ["row_ids", "decisions", "x" * 10_000, "Logits"])
 def test_what_is_no_field_is_refused_briefly(name: str) -> None:
     code, path = refused_names("predict", "features", name)
     assert code == "unknown_field"
