@@ -7,7 +7,7 @@ EXTRAS ?=
 IMAGE ?= logitserve
 ARGS ?=
 
-.PHONY: help setup serve test swap-proof conformance lint format models-check accuracy bench bench-peers bench-gpu conformance-peers image locks clean
+.PHONY: help setup serve test swap-proof conformance real-heads lint format models-check accuracy bench bench-peers bench-gpu conformance-peers image locks clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -30,6 +30,17 @@ conformance: .venv-conformance/.ready ## foreign clients as they come, in an env
 	@.venv-conformance/bin/python -m pip install -q --require-hashes -r requirements/build.lock
 	@.venv-conformance/bin/python -m pip install -q --require-hashes -r requirements/conformance.lock
 	@.venv-conformance/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+real-heads: .venv-real-heads/.ready ## export heads that others trained, with PyTorch, Keras, ONNX and more, and hold what is served against their packages
+	@.venv-real-heads/bin/python -m pytest tests/real_heads -s $(ARGS)
+
+.venv-real-heads/.ready: requirements/real-heads.lock requirements/build.lock pyproject.toml | $(BIN)/uv
+	@echo "installing heads of others and the libraries that made them into .venv-real-heads (once, some 6 GB)"
+	@$(PYTHON) -m venv .venv-real-heads
+	@$(BIN)/uv pip install -q --python .venv-real-heads/bin/python --require-hashes -r requirements/build.lock
+	@$(BIN)/uv pip install -q --python .venv-real-heads/bin/python --no-deps --require-hashes -r requirements/real-heads.lock
+	@$(BIN)/uv pip install -q --python .venv-real-heads/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 lint: $(VENV)/.dev ## style, strict types, shell scripts, Dockerfile
@@ -77,6 +88,7 @@ locks: | $(BIN)/uv ## resolve the locks again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/remote.in -c requirements/cpu.lock -o requirements/remote.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/build.in --extra cpu --extra grpc --extra remote --extra plot --group dev -c requirements/cpu.lock --override requirements/override.in -o requirements/dev.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/conformance.in --extra cpu --extra grpc -o requirements/conformance.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/real-heads.in --extra cpu --override requirements/override.in --override requirements/real-heads-override.in -o requirements/real-heads.lock
 
 $(BIN)/uv:
 	@$(MAKE) setup

@@ -78,7 +78,7 @@ def add_parser(subparsers: "Subparsers") -> None:
         "--tolerance",
         type=_tolerance,
         metavar="X",
-        help="allowed |Δp|, and |Δlogit| / max(1, |logit|); default 1e-5 in float32, 1e-9 in float64",
+        help="allowed |Δlogit| and |Δp|, by the row's largest |logit| or 1; default 1e-5 in float32, 1e-9 in float64",
     )
 
 
@@ -140,9 +140,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _table(parity: Parity) -> Table:
     table = Table("head against source", "largest difference", "allowed", caption_justify="left")
-    for name, value in (("logits, relative", parity.logits), ("probabilities", parity.probabilities)):
-        told = "not compared" if value is None else f"{value:.3g}"
-        table.add_row(name, told, f"{parity.tolerance:g}")
+    for name, value, allowed in parity.differences:
+        table.add_row(name, "not compared" if value is None else f"{value:.3g}", f"{allowed:.3g}")
     table.add_row("classes", f"{parity.classes} of {parity.rows} rows", "0")
     return table
 

@@ -21,7 +21,7 @@ from service.export.source import (
 from service.export.tensors import Shelf, as_float, find_linear, widen_bfloat16
 from service.types import FloatArray
 
-UNDERSTOOD = frozenset({"weight", "bias", "transpose"})
+UNDERSTOOD = frozenset({"weight", "bias", "transpose", "as_scores"})
 # Of the kinds of values that Flax adds to msgpack, the one that is an array.
 ARRAY = 1
 DTYPES = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
@@ -48,7 +48,15 @@ def read(path: Path, options: Options) -> Source:
         classes_first=False,
     )
     linear, dtype, notes = find_linear(shelf, options)
-    return Source("flax", linear, dtype, answer_linearly(linear), file=path, notes=notes)
+    return Source(
+        "flax",
+        linear,
+        dtype,
+        answer_linearly(linear),
+        file=path,
+        notes=notes,
+        calibrated=not options.as_scores,
+    )
 
 
 def _load(path: Path) -> Any:

@@ -15,7 +15,7 @@ from service.export.tensors import Shelf, as_float, find_linear
 from service.wire import arrays
 from service.wire.limits import Limits
 
-UNDERSTOOD = frozenset({"weight", "bias", "transpose"})
+UNDERSTOOD = frozenset({"weight", "bias", "transpose", "as_scores"})
 LIMITS = Limits(
     body_bytes=WEIGHTS_LIMIT_BYTES,
     rows=WEIGHTS_LIMIT_BYTES,
@@ -35,4 +35,12 @@ def read(path: Path, options: Options) -> Source:
         lambda name: as_float(found[name], name),
     )
     linear, dtype, notes = find_linear(shelf, options)
-    return Source("npz", linear, dtype, answer_linearly(linear), file=path, notes=notes)
+    return Source(
+        "npz",
+        linear,
+        dtype,
+        answer_linearly(linear),
+        file=path,
+        notes=notes,
+        calibrated=not options.as_scores,
+    )

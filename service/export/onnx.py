@@ -38,9 +38,13 @@ UNDERSTOOD = frozenset({"output", "as_scores"})
 # What onnxruntime has operators for without libraries of others.
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 ENDS = {"Softmax", "LogSoftmax", "Sigmoid"}
+# Operators that a tensor's numbers pass through as they are.
+SHAPES = {"Identity", "Reshape", "Expand", "Squeeze", "Unsqueeze"}
 # Rows on which an output that looks like probabilities is recognised, and how near to 1 they sum up.
 PROBE_ROWS = 16
 PROBE_TOLERANCE = 1e-4
+# Features that are indices are drawn from 0 to about 8: few vocabularies have fewer words.
+INTEGER_SPREAD = 3.0
 
 
 class _End(NamedTuple):
@@ -55,6 +59,7 @@ def read(path: Path, options: Options) -> Source:
     model = _load(path)
     _check_operators(model, path)
     output, notes = _choose_output(model, path, options)
+    integers = _take_floats(model, notes)
     whole = _open(model.SerializeToString(deterministic=True), path, output)
     end = _find_end(model, output)
     calibrated = _check_end(end, whole, options)
@@ -79,6 +84,7 @@ def read(path: Path, options: Options) -> Source:
         engine.dtype,
         lambda rows: _answer(whole, end.operator, rows),
         file=path,
+        region=Region(spread=INTEGER_SPREAD, lowest=0.0, integers=True) if integers else Region(),
         notes=tuple(notes),
         calibrated=calibrated,
     )
@@ -144,6 +150,33 @@ def _choose_output(model: "ModelProto", path: Path, options: Options) -> tuple[s
     raise ExportError(f"{path}: which output are the logits? name one with --output: {listed(list(outputs))}")
 
 
+def _take_floats(model: "ModelProto", notes: list[str]) -> bool:
+    """Let a graph of integers take their values as float32, exact to 2^24: features are of one kind for all heads."""
+    from onnx import TensorProto, helper  # noqa: PLC0415 - see the docstring of the package
+
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [each for each in model.graph.input if each.name not in constants]
+    kinds = (TensorProto.INT32, TensorProto.INT64, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16)
+    if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type not in kinds:
+        return False
+    name, kind = inputs[0].name, inputs[0].type.tensor_type.elem_type
+    integers = f"logitserve_{name}"
+    for node in model.graph.node:
+        _rename(node, name, integers)
+    inputs[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    model.graph.node.insert(0, helper.make_node("Cast", [name], [integers], to=kind))
+    notes.append(f"input {name} takes {TensorProto.DataType.Name(kind)}: features are cut to whole numbers")
+    return True
+
+
+def _rename(node: "NodeProto", name: str, other: str) -> None:
+    node.input[:] = [other if each == name else each for each in node.input]
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                _rename(inner, name, other)
+
+
 def _is_matrix(output: Any) -> bool:
     from onnx import TensorProto  # noqa: PLC0415 - see the docstring of the package
 
@@ -156,6 +189,8 @@ def _find_end(model: "ModelProto", output: str) -> _End:
     place = output
     while (node := producers.get(place)) is not None and node.op_type == "Identity":
         place = node.input[0]
+    if node is not None and (logits := _written_out(node, producers)):
+        return _End(logits, "Softmax")
     if node is None or node.domain not in {"", "ai.onnx"} or node.op_type not in ENDS:
         return _End(output, None)
     if node.op_type != "Sigmoid" and _axis(node) not in {-1, 1}:
@@ -163,6 +198,25 @@ def _find_end(model: "ModelProto", output: str) -> _End:
             f"output {output[:80]}: expected {node.op_type} over the classes, got axis {_axis(node)}"
         )
     return _End(node.input[0], node.op_type)
+
+
+def _written_out(node: "NodeProto", producers: dict[str, "NodeProto"]) -> str | None:
+    """The logits z of exp(z - max) / sum, as jax2tf has a softmax: taken at its word, and held against the whole."""
+
+    def before(name: str) -> "NodeProto | None":
+        while (found := producers.get(name)) is not None and found.op_type in SHAPES:
+            name = found.input[0]
+        return found
+
+    if node.op_type != "Div":
+        return None
+    power, total = before(node.input[0]), before(node.input[1])
+    if power is None or total is None or power.op_type != "Exp" or total.op_type != "ReduceSum":
+        return None
+    if before(total.input[0]) is not power:
+        return None
+    shifted = before(power.input[0])
+    return str(shifted.input[0] if shifted is not None and shifted.op_type == "Sub" else power.input[0])
 
 
 def _axis(node: "NodeProto") -> int:

@@ -38,13 +38,16 @@ class Parity(NamedTuple):
     rows : int
         How many were compared.
     logits : float or None
-        The largest |Δlogit| / max(1, |logit|).
+        The largest |Δlogit| by the largest |logit| of its row, or by 1 if that is less.
     probabilities : float or None
-        The largest |Δp|.
+        |Δp| where it is most beyond what is allowed, or nearest to that.
     classes : int
         Rows of which the two say another class, though the source's logits (or probabilities) of these two differ by
         more than the tolerance.
     tolerance : float
+        Of logits.
+    probability_tolerance : float
+        Of that row's probabilities: as much as its logits may differ, times the largest of them if that is above 1.
     """
 
     rows: int
@@ -52,12 +55,20 @@ class Parity(NamedTuple):
     probabilities: float | None
     classes: int
     tolerance: float
+    probability_tolerance: float
+
+    @property
+    def differences(self) -> tuple[tuple[str, float | None, float], ...]:
+        """What is compared, how far it lies from the source, and how far it may."""
+        return (
+            ("logits, relative", self.logits, self.tolerance),
+            ("probabilities", self.probabilities, self.probability_tolerance),
+        )
 
     @property
     def holds(self) -> bool:
-        differences = (self.logits, self.probabilities)
         # A difference that is NaN is not within anything.
-        return not self.classes and all(d is None or d <= self.tolerance for d in differences)
+        return not self.classes and all(d is None or d <= most for _, d, most in self.differences)
 
 
 class ParityError(ExportError):
@@ -66,15 +77,15 @@ class ParityError(ExportError):
     def __init__(self, parity: Parity) -> None:
         self.parity = parity
         told = [
-            f"{name} differ by {value:.3g}"
-            for name, value in (("logits", parity.logits), ("probabilities", parity.probabilities))
-            if value is not None and not value <= parity.tolerance
+            f"{name.split(',')[0]} differ by {value:.3g}, allowed is {most:.3g}"
+            for name, value, most in parity.differences
+            if value is not None and not value <= most
         ]
         if parity.classes:
             told.append(f"{parity.classes} of {parity.rows} rows get another class")
         super().__init__(
-            f"the head does not answer as its source does: {', '.join(told)}, allowed is "
-            f"{parity.tolerance:g}; nothing was written. --dtype float64 or a larger --tolerance may be what you want"
+            f"the head does not answer as its source does: {'; '.join(told)}; nothing was written. "
+            "--dtype float64 or a larger --tolerance may be what you want"
         )
 
 
@@ -83,17 +94,23 @@ def compare(logits: FloatArray, source: Answers, *, tolerance: float, calibrated
     of_head = logits.astype(np.float64)
     expected = source.logits if source.logits is not None else source.probabilities
     logit_difference = probability_difference = None
+    allowed = tolerance
     if source.logits is not None:
-        scale = np.maximum(1, np.abs(source.logits))
+        scale = np.maximum(1, np.abs(source.logits).max(axis=1, keepdims=True))
         logit_difference = float((np.abs(of_head - source.logits) / scale).max())
     if source.probabilities is not None and calibrated:
-        probability_difference = float(np.abs(softmax(of_head) - source.probabilities).max())
+        differences = np.abs(softmax(of_head) - source.probabilities).max(axis=1)
+        tolerances = tolerance * np.maximum(1, np.abs(of_head).max(axis=1))
+        worst = int(np.argmax(differences / tolerances if tolerance else differences))
+        probability_difference, allowed = float(differences[worst]), float(tolerances[worst])
     classes = of_head.argmax(axis=1)
     others = classes != source.classes
     if expected is not None:
         rows = np.arange(len(classes))
         others &= expected[rows, source.classes] - expected[rows, classes] > tolerance
-    return Parity(len(logits), logit_difference, probability_difference, int(others.sum()), tolerance)
+    return Parity(
+        len(logits), logit_difference, probability_difference, int(others.sum()), tolerance, allowed
+    )
 
 
 def read_rows(path: Path, num_features: int) -> Float64Array:

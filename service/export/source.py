@@ -88,6 +88,14 @@ class Graph(NamedTuple):
     run: Callable[[Float64Array], FloatArray]
 
 
+# So many features are those of texts, of which a row has few, counted or weighed and so not below 0. Were all of them
+# drawn, logits would be small differences of large sums, as they never are in use, and no float32 would hold them.
+WIDE_FEATURES = 4096
+ENTRIES_OF_WIDE_ROW = 64
+# Drawn rows take 64 MB at most.
+MOST_DRAWN = 1 << 23
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
     """Where the features of a source lie: rows for tests are drawn there.
@@ -98,16 +106,25 @@ class Region:
         Mean and standard deviation of the normal distribution that is drawn from.
     lowest : float
         What is drawn below it is set to it.
+    integers : bool
+        Whether features are whole numbers.
     """
 
     center: Float64Array | float = 0.0
     spread: Float64Array | float = 1.0
     lowest: float = -np.inf
+    integers: bool = False
 
     def draw(self, rows: int, num_features: int) -> Float64Array:
-        """Draw the same rows every time, [rows, num_features], each number exact in float32."""
-        normal = np.random.default_rng(0).standard_normal((rows, num_features))
+        """Draw the same rows every time, each number exact in float32: [rows, num_features], or fewer rows if wide."""
+        rows = min(rows, max(1, MOST_DRAWN // num_features))
+        random = np.random.default_rng(0)
+        normal = random.standard_normal((rows, num_features))
         drawn = np.maximum(self.center + self.spread * normal, self.lowest)
+        if self.integers:
+            return np.floor(drawn)
+        if num_features > WIDE_FEATURES and np.ndim(self.center) == 0:  # nothing says where the features lie
+            drawn = np.abs(drawn) * (random.random(drawn.shape) < ENTRIES_OF_WIDE_ROW / num_features)
         return drawn.astype(np.float32).astype(np.float64)
 
 

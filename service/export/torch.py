@@ -9,7 +9,7 @@ from service.export.source import ExportError, Options, Source, answer_linearly,
 from service.export.tensors import Shelf, as_float, find_linear
 from service.types import FloatArray
 
-UNDERSTOOD = frozenset({"weight", "bias", "transpose"})
+UNDERSTOOD = frozenset({"weight", "bias", "transpose", "as_scores"})
 # Where training loops keep the state_dict in their checkpoints.
 INNER = ("state_dict", "model_state_dict", "model")
 
@@ -24,7 +24,15 @@ def read(path: Path, options: Options) -> Source:
         classes_first=True,
     )
     linear, dtype, notes = find_linear(shelf, options)
-    return Source("torch", linear, dtype, answer_linearly(linear), file=path, notes=notes)
+    return Source(
+        "torch",
+        linear,
+        dtype,
+        answer_linearly(linear),
+        file=path,
+        notes=notes,
+        calibrated=not options.as_scores,
+    )
 
 
 def _load(path: Path) -> dict[str, Any]:

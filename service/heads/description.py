@@ -6,17 +6,20 @@ file, no session and no graph.
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     FiniteFloat,
     StringConstraints,
+    Tag,
     ValidationError,
+    model_validator,
 )
 
 from service.errors import ModelError
@@ -29,6 +32,9 @@ Row = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
 LARGEST_FACTOR = 2.0**64
 Factor = Annotated[FiniteFloat, Field(ge=-LARGEST_FACTOR, le=LARGEST_FACTOR)]
 Name = Annotated[str, StringConstraints(min_length=1)]
+Index = Annotated[int, Field(ge=0, le=2**31)]
+# Which of two forms a value was read as: no key of head.json, and no part of a place in it.
+ROWS, SPARSE = KINDS = ("<rows>", "<sparse>")
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -40,22 +46,41 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _nothing(value: object) -> None:
-    if value is not None:
-        raise ValueError("expected null: this version of logitserve does not support it")
-
-
-NotYet = Annotated[None, BeforeValidator(_nothing)]
-
-
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class GoldenSparse(_Strict):
+    """Rows that are mostly 0, as `features` of a request has them: each with its features in ascending order."""
+
+    indptr: Annotated[tuple[Index, ...], Field(min_length=2)]
+    indices: tuple[Index, ...]
+    data: tuple[FiniteFloat, ...]
+    num_features: Annotated[int, Field(ge=1, le=2**31)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        indptr, entries = self.indptr, len(self.indices)
+        if indptr[0] != 0 or indptr[-1] != entries or list(indptr) != sorted(indptr):
+            raise ValueError(f"expected indptr to rise from 0 to {entries}, as many as indices")
+        if len(self.data) != entries:
+            raise ValueError(f"expected {entries} numbers of data, as many as indices, got {len(self.data)}")
+        for start, stop in pairwise(indptr):
+            row = self.indices[start:stop]
+            if any(index >= after for index, after in pairwise((*row, self.num_features))):
+                raise ValueError(f"expected ascending indices below {self.num_features} in each row")
+        return self
 
 
 class Golden(_Strict):
     """Rows of features with the logits they must give before the head counts as ready."""
 
-    features: Annotated[tuple[Row, ...], Field(min_length=1, description="Rows [rows, num_features].")]
+    features: Annotated[
+        Annotated[Annotated[tuple[Row, ...], Field(min_length=1)], Tag(ROWS)]
+        | Annotated[GoldenSparse, Tag(SPARSE)],
+        Discriminator(lambda value: SPARSE if isinstance(value, dict | GoldenSparse) else ROWS),
+        Field(description="Rows [rows, num_features], or such rows without their zeros."),
+    ]
     logits: Annotated[tuple[Row, ...], Field(min_length=1, description="Their logits [rows, num_classes].")]
 
 
@@ -146,7 +171,8 @@ def parse(text: bytes) -> HeadDescription:
         return HeadDescription.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
+        steps = [step for step in first["loc"] if step not in KINDS]
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
         parts = ("head.json", place.lstrip("."), first["msg"].removeprefix("Value error, "))
         raise ModelError(": ".join(filter(None, parts))[:MAX_REASON]) from error
 

@@ -17,6 +17,7 @@ from service.errors import Invalid, ModelError
 from service.heads import sparse
 from service.heads.description import (
     Golden,
+    GoldenSparse,
     HeadDescription,
     TemperatureScaling,
     VectorScaling,
@@ -42,6 +43,8 @@ from service.types import (
 # How far a golden logit may lie from what head.json says, relative to max(1, |logit|): room for another
 # order of summation, none for another weight.
 GOLDEN_TOLERANCE: dict[FloatType, float] = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
+# The golden rows' zeros are written out for the test: 128 MB of them at most.
+MOST_GOLDEN_NUMBERS = 1 << 24
 
 
 class Head:
@@ -291,7 +294,7 @@ def _calibration(described: TemperatureScaling | VectorScaling | None) -> Calibr
 
 def _self_test(golden: Golden, engine: Engine) -> None:
     """Run the golden rows; a version whose numbers differ is not served."""
-    features = _rows(golden.features, "features", engine.num_features)
+    features = _golden_features(golden, engine.num_features)
     expected = _rows(golden.logits, "logits", engine.num_classes)
     if len(features) != len(expected):
         raise ModelError(f"head.json: golden has {len(features)} rows of features, {len(expected)} of logits")
@@ -311,6 +314,20 @@ def _self_test(golden: Golden, engine: Engine) -> None:
             f"self-test failed: golden row {row} should give {expected[row, column]:.9g} at logits[{column}], "
             f"but gives {logits[row, column]:.9g}"
         )
+
+
+def _golden_features(golden: Golden, width: int) -> NDArray[np.float64]:
+    rows = golden.features
+    if not isinstance(rows, GoldenSparse):
+        return _rows(rows, "features", width)
+    if rows.num_features != width:
+        raise ModelError(f"head.json: golden.features has {rows.num_features} features, the model {width}")
+    if (len(rows.indptr) - 1) * width > MOST_GOLDEN_NUMBERS:
+        raise ModelError(
+            f"head.json: golden.features has more than {MOST_GOLDEN_NUMBERS} numbers with its zeros"
+        )
+    indptr, indices = np.array(rows.indptr, np.int64), np.array(rows.indices, np.int64)
+    return SparseRows(indptr, indices, np.array(rows.data), width).to_dense().astype(np.float64)
 
 
 def _rows(rows: tuple[tuple[float, ...], ...], name: str, width: int) -> NDArray[np.float64]:

@@ -98,6 +98,29 @@ def test_golden_rows_lie_where_the_features_do(tmp_path: Path) -> None:
     assert np.abs(np.array(golden["features"]) - 1000).max() < 10
 
 
+def test_golden_rows_are_such_that_float32_holds_their_logits(tmp_path: Path) -> None:
+    weights = np.array([[1e4, -1e4, 0.5], [-1e4, 1e4, 0.25], [1e4, 1e4, 1.0], [-1e4, 1e4, 0.0]])
+    linear = Linear(np.repeat(weights, 16, axis=0), np.array([0.5, -0.5, 0.0]))
+    source = a_source(head=linear, answer=answer_linearly(linear))
+    golden = described(export(source, tmp_path, model="m", dtype=FLOAT32, tolerance=1).folder)["golden"]
+    rows, logits = (np.array(golden[key]) for key in ("features", "logits"))
+    summed = np.abs(rows) @ np.abs(linear.weights) + np.abs(linear.bias)
+    assert (summed * 4 * np.finfo(np.float32).eps <= 2e-5 * np.maximum(1, np.abs(logits))).all()
+    assert set(logits.argmax(axis=1).tolist()) >= {0, 1}
+
+
+def test_rows_of_a_wide_head_are_few_entries_and_kept_so(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    linear = Linear(random.normal(size=(20_000, 3)), np.zeros(3))
+    exported = export(a_source(head=linear, answer=answer_linearly(linear)), tmp_path, model="m")
+    golden = described(exported.folder)["golden"]["features"]
+    assert golden["num_features"] == 20_000
+    assert len(golden["indptr"]) == GOLDEN_ROWS + 1
+    assert 20 * GOLDEN_ROWS < len(golden["data"]) < 150 * GOLDEN_ROWS
+    assert min(golden["data"]) > 0
+    assert (exported.folder / "head.json").stat().st_size < 100_000
+
+
 def test_a_head_that_never_knows_still_has_golden_rows(tmp_path: Path) -> None:
     nothing = Linear(np.zeros((4, 3)), np.zeros(3))
     source = a_source(head=nothing, answer=answer_linearly(nothing))

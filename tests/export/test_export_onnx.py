@@ -1,5 +1,6 @@
 """ONNX graphs: which output, what is cut off its end, and what is refused."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,11 +126,60 @@ def test_sigmoids_of_several_classes_are_scores(tmp_path: Path) -> None:
 
 
 def test_probabilities_without_a_softmax_are_recognised(tmp_path: Path) -> None:
-    body = "z = Gemm(x, W, b) m = ReduceMax<axes=[1]>(z) d = Sub(z, m) e = Exp(d) s = ReduceSum(e, a) y = Div(e, s)"
+    body = "z = Gemm(x, W, b) e = Exp(z) s = ReduceSum(e, a) r = Reciprocal(s) y = Mul(e, r)"
     path = write(tmp_path, body, f"{W}, {B}, int64[1] a = {{1}}")
     with pytest.raises(ExportError, match="output y looks like probabilities, not logits"):
         read(path)
     assert not read(path, as_scores=True).calibrated
+
+
+@pytest.mark.parametrize(
+    "power",
+    [
+        "m = ReduceMax<axes=[1]>(z) d = Sub(z, m) p = Exp(d) e = Identity(p)",
+        "e = Exp(z)",
+    ],
+)
+@pytest.mark.parametrize("total", ["s = ReduceSum(e, a)", "t = ReduceSum(e, a) s = Expand(t, c)"])
+def test_a_softmax_that_is_written_out_is_cut_off_too(tmp_path: Path, power: str, total: str) -> None:
+    body = f"h = Gemm(x, W, b) z = Tanh(h) {power} {total} y = Div(e, s)"
+    source = read(write(tmp_path, body, f"{W}, {B}, int64[1] a = {{1}}, int64[2] c = {{1, 2}}"))
+    assert source.notes == ("Softmax at the end was cut off: the head gives logits",)
+    exported = export(source, tmp_path / "models", model="m", rows=ROWS)
+    np.testing.assert_allclose(exported.head.run(ROWS.astype(np.float32)), np.tanh(LOGITS), rtol=1e-5)
+    assert exported.parity.probabilities is not None
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "e = Exp(z) f = Exp(x) s = ReduceSum(f, a) y = Div(e, s)",  # the sum of something else
+        "s = ReduceSum(z, a) y = Div(z, s)",
+        "e = Exp(z) y = Div(e, b)",
+    ],
+)
+def test_another_division_is_no_softmax(tmp_path: Path, end: str) -> None:
+    path = write(tmp_path, f"z = Gemm(x, W, b) {end}", f"{W}, {B}, int64[1] a = {{1}}")
+    assert not read(path, as_scores=True).notes
+
+
+def test_a_graph_of_integers_takes_floats_that_are_whole(tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (int32[N,3] x) => (float[N,2] y) '
+        "<float[9,2] E = {1,2, 3,4, 5,6, 7,8, 9,10, 11,12, 13,14, 15,16, 17,18}, int64[1] a = {1}, "
+        "bool t = {1}, int32 zero = {0}, int32 last = {8}> "
+        "{ i = Clip(x, zero, last) e = Gather(E, i) s = ReduceSum<keepdims=0>(e, a) "
+        "y = If(t) <then_branch = g1 () => (float[N,2] r) { f = Cast<to=1>(x) k = ReduceMax<axes=[1]>(f) "
+        "r = Add(s, k) }, else_branch = g2 () => (float[N,2] q) { q = Identity(s) }> }"
+    )
+    (tmp_path / "m.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    source = read(tmp_path / "m.onnx")
+    assert source.notes == ("input x takes INT32: features are cut to whole numbers",)
+    exported = export(source, tmp_path / "models", model="m")
+    found = exported.head.run(np.array([[0, 1, 2.9], [8, 8, 8]], np.float32))
+    np.testing.assert_array_equal(found, [[9 + 2, 12 + 2], [51 + 8, 54 + 8]])
+    golden = json.loads((exported.folder / "head.json").read_bytes())["golden"]["features"]
+    assert all(number == int(number) >= 0 for row in golden for number in row)
 
 
 def test_the_output_can_be_said(tmp_path: Path) -> None:

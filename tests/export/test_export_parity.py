@@ -7,6 +7,7 @@ import pytest
 
 from service.export.parity import Parity, ParityError, compare, read_rows
 from service.export.source import Answers, ExportError, Float64Array
+from service.numeric.softmax import softmax
 
 LOGITS = np.array([[1.0, 2.0], [30.0, -5.0]])
 
@@ -21,13 +22,32 @@ def against(source: Answers, tolerance: float = 1e-6, *, calibrated: bool = True
 
 def test_the_same_answers_do_not_differ() -> None:
     parity = against(said(LOGITS))
-    assert parity == Parity(2, 0.0, None, 0, 1e-6)
+    assert parity == Parity(2, 0.0, None, 0, 1e-6, 1e-6)
     assert parity.holds
 
 
-def test_a_logit_differs_relative_to_its_size_but_not_below_1() -> None:
+def test_a_logit_differs_relative_to_the_largest_of_its_row_but_not_below_1() -> None:
     assert against(said(LOGITS + np.array([[0.0, 0.0], [3.0, 0.0]]))).logits == pytest.approx(3 / 33)
-    assert against(said(LOGITS - np.array([[0.5, 0.0], [0.0, 0.0]]))).logits == pytest.approx(0.5)
+    assert against(said(LOGITS + np.array([[0.0, 0.0], [0.0, 3.0]]))).logits == pytest.approx(3 / 30)
+    small = np.array([[0.25, 0.5]])
+    parity = compare(small, said(small - np.array([[0.5, 0.0]])), tolerance=1e-6, calibrated=True)
+    assert parity.logits == pytest.approx(0.5)
+
+
+def test_probabilities_may_differ_as_the_logits_behind_them_may() -> None:
+    logits = np.array([[0.5, 0.0], [400.0, 401.0]])
+    exact = softmax(logits)
+    moved = exact + np.array([[0.0, 0.0], [1e-4, -1e-4]])
+    parity = compare(logits, said(logits, moved), tolerance=1e-6, calibrated=True)
+    assert parity.probabilities == pytest.approx(1e-4)
+    assert parity.probability_tolerance == pytest.approx(401e-6)
+    assert parity.holds
+    worse = compare(logits, said(logits, moved[::-1]), tolerance=1e-6, calibrated=True)
+    assert not worse.holds
+    moved = exact + np.array([[1e-4, -1e-4], [2e-4, -2e-4]])  # the smaller one is beyond what its row may
+    parity = compare(logits, said(logits, moved), tolerance=1e-6, calibrated=True)
+    assert parity.probabilities == pytest.approx(1e-4)
+    assert parity.probability_tolerance == 1e-6
 
 
 def test_a_probability_differs_as_it_is_unless_scores_have_none() -> None:
@@ -49,12 +69,12 @@ def test_a_class_differs_where_the_source_is_sure_of_its_own() -> None:
 
 
 def test_what_is_not_a_number_is_not_within_any_tolerance() -> None:
-    assert not Parity(1, float("nan"), None, 0, 1.0).holds
+    assert not Parity(1, float("nan"), None, 0, 1.0, 1.0).holds
 
 
 def test_the_error_says_what_differs() -> None:
-    error = ParityError(Parity(5, 0.5, 0.1, 2, 0.2))
-    assert "logits differ by 0.5, 2 of 5 rows get another class, allowed is 0.2" in str(error)
+    error = ParityError(Parity(5, 0.5, 0.1, 2, 0.2, 0.2))
+    assert "logits differ by 0.5, allowed is 0.2; 2 of 5 rows get another class" in str(error)
     assert "probabilities" not in str(error)
 
 

@@ -39,6 +39,10 @@ def text(**changes: Any) -> bytes:
     return json.dumps({**FULL, **changes}).encode()
 
 
+def sparse(**changes: Any) -> dict[str, Any]:
+    return {"indptr": [0, 1, 2], "indices": [0, 2], "data": [1, 2.5], "num_features": 3, **changes}
+
+
 def test_a_full_description_is_read() -> None:
     read = parse(text())
     assert read.class_names == ("cat", "dog")
@@ -139,6 +143,30 @@ REFUSED = {
     "no decision": (text(decision=[]), "head.json: decision: Input should be an object"),
     "golden without logits": (text(golden={"features": [[1]]}), "head.json: golden.logits: Field required"),
     "golden without rows": (text(golden={"features": [], "logits": []}), "head.json: golden.features: "),
+    "golden sparse that falls": (
+        text(golden={"features": sparse(indptr=[0, 2, 1]), "logits": [[1]]}),
+        "head.json: golden.features: expected indptr to rise from 0 to 2",
+    ),
+    "golden sparse that ends elsewhere": (
+        text(golden={"features": sparse(indptr=[0, 1, 3]), "logits": [[1]]}),
+        "head.json: golden.features: expected indptr to rise from 0 to 2, as many as indices",
+    ),
+    "golden sparse with too few numbers": (
+        text(golden={"features": sparse(data=[1]), "logits": [[1]]}),
+        "head.json: golden.features: expected 2 numbers of data, as many as indices, got 1",
+    ),
+    "golden sparse out of order": (
+        text(golden={"features": sparse(indptr=[0, 2, 2], indices=[2, 1]), "logits": [[1]]}),
+        "head.json: golden.features: expected ascending indices below 3 in each row",
+    ),
+    "golden sparse beyond the last": (
+        text(golden={"features": sparse(indices=[0, 3]), "logits": [[1]]}),
+        "head.json: golden.features: expected ascending indices below 3",
+    ),
+    "golden sparse without a part": (
+        text(golden={"features": {"indptr": [0, 1]}, "logits": [[1]]}),
+        "head.json: golden.features.indices: Field required",
+    ),
     "golden with text": (
         text(golden={"features": [[1, 2], ["1", 2]], "logits": [[1]]}),
         "head.json: golden.features[1][0]: Input should be a valid number",

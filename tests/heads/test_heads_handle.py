@@ -18,7 +18,7 @@ from service.errors import Invalid, ModelError
 from service.heads import sparse
 from service.heads.engine import NonFiniteLogits
 from service.heads.graphs import Linear, build_linear, read_linear
-from service.heads.handle import Head
+from service.heads.handle import MOST_GOLDEN_NUMBERS, Head
 from service.heads.repository import Repository
 from service.types import FloatArray, SparseRows
 
@@ -44,6 +44,11 @@ def nudged(row: int, column: int, by: float) -> str:
     golden = json.loads(json.dumps(GOLDEN))
     golden["logits"][row][column] += by
     return json.dumps({**DESCRIPTION, "golden": golden})
+
+
+def sparse_row(num_features: int) -> dict[str, Any]:
+    """One row, [0, 0, 2]."""
+    return {"indptr": [0, 1], "indices": [2], "data": [2], "num_features": num_features}
 
 
 BROKEN: dict[str, tuple[bytes, str | None, str]] = {
@@ -97,6 +102,16 @@ BROKEN: dict[str, tuple[bytes, str | None, str]] = {
         json.dumps({"golden": {"features": [[1, 0, 0], [1, 0, 0]], "logits": [[1.5, 1]]}}),
         "golden has 2 rows of features, 1 of logits",
     ),
+    "sparse golden rows of another width": (
+        LINEAR,
+        json.dumps({"golden": {"features": sparse_row(4), "logits": [[1.5, 1]]}}),
+        "golden.features has 4 features, the model 3",
+    ),
+    "sparse golden rows that give something else": (
+        LINEAR,
+        json.dumps({"golden": {"features": sparse_row(3), "logits": [[1.5, 1]]}}),
+        "self-test failed: golden row 0 should give",
+    ),
     "golden features beyond float32": (
         LINEAR,
         json.dumps({"golden": {"features": [[1e39, 0, 0]], "logits": [[1.5, 1]]}}),
@@ -132,6 +147,24 @@ def test_the_rules_of_a_decision_must_fit_the_head(tmp_path: Path) -> None:
 def test_a_version_without_a_model_is_named(tmp_path: Path) -> None:
     write(tmp_path, "pets", 3, text="{}").joinpath("model.onnx").unlink()
     with pytest.raises(ModelError, match=r"pets version 3: cannot read .*model\.onnx: No such file"):
+        load(tmp_path)
+
+
+def test_golden_rows_may_go_without_their_zeros(tmp_path: Path) -> None:
+    logits = (np.array([0, 0, 2]) @ WEIGHTS + BIAS).tolist()
+    golden = {"features": sparse_row(3), "logits": [logits]}
+    write(tmp_path, "pets", 1, LINEAR, json.dumps({"golden": golden}))
+    load(tmp_path).close()
+
+
+def test_zeros_that_would_take_all_memory_are_not_written_out(tmp_path: Path) -> None:
+    width = 1 << 18
+    model = build_linear(Linear(np.zeros((width, 2), np.float32), BIAS))
+    num_rows = MOST_GOLDEN_NUMBERS // width + 1
+    rows = {"indptr": [0] * (num_rows + 1), "indices": [], "data": [], "num_features": width}
+    golden = {"features": rows, "logits": [BIAS.tolist()] * num_rows}
+    write(tmp_path, "pets", 1, model, json.dumps({"golden": golden}))
+    with pytest.raises(ModelError, match=r"golden\.features has more than 16777216 numbers with its zeros"):
         load(tmp_path)
 
 

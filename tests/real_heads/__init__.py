@@ -1,0 +1,1 @@
+"""Heads that others trained, and the libraries that they trained them with."""
