@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -48,10 +49,14 @@ CONSOLE = [example for example in examples() if example.language == "console"]
 PYTHON = [example for example in examples() if example.language == "python"]
 
 
-@pytest.fixture(scope="module")
-def grpc_address() -> str:
+def free_address() -> str:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def grpc_address() -> str:
+    return free_address()
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +68,13 @@ def address(grpc_address: str) -> Iterator[str]:
 
 
 def steps(text: str) -> Iterator[tuple[str, str]]:
-    """Each command of a console block with what it prints; a command goes on after a backslash."""
+    """Each command of a console block with what it prints; it goes on after a backslash, or up to its line `end`."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         lines = part.splitlines(keepends=True)
-        end = next(i for i, line in enumerate(lines) if not line.endswith("\\\n"))
+        if lines[0].endswith("<<'end'\n"):
+            end = lines.index("end\n")
+        else:
+            end = next(i for i, line in enumerate(lines) if not line.endswith("\\\n"))
         yield "".join(lines[: end + 1]), "".join(lines[end + 1 :])
 
 
@@ -89,25 +97,41 @@ def matches(expected: str, got: str) -> bool:
     return re.fullmatch(pattern, got.strip(), re.DOTALL) is not None
 
 
-@pytest.mark.parametrize("example", CONSOLE, ids=named)
-def test_a_command_prints_what_the_page_says(example: Example, address: str, tmp_path: Path) -> None:
+def run(command: str, folder: Path, **environment: str) -> str:
+    """Run a command as bash does; one that ends with & leaves the number of its process in `background`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}echo $! > background" if command.endswith("&\n") else command],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path, "COLUMNS": "120", **environment},
+        timeout=120,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with the shipped heads; what an example leaves running in it is ended."""
     (tmp_path / "models").symlink_to(ROOT / "models")
+    yield tmp_path
+    if (tmp_path / "background").exists():
+        os.kill(int((tmp_path / "background").read_text(encoding="utf-8")), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("example", CONSOLE, ids=named)
+def test_a_command_prints_what_the_page_says(example: Example, address: str, folder: Path) -> None:
+    environment = {}
+    if any(command.endswith("&\n") for command, _ in steps(example.text)):  # a service of its own
+        address = free_address()
+        environment["LOGITSERVE_PORT"] = address.rpartition(":")[2]
     ran = 0
     for command, expected in steps(example.text):
         if command.startswith(ELSEWHERE):
             continue
-        here = command.replace(ADDRESS, address)
-        done = subprocess.run(
-            ["bash", "-c", here],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path, "COLUMNS": "120"},
-            timeout=120,
-            check=False,
-        )
-        got = (done.stdout + done.stderr).replace(address, ADDRESS)
+        got = run(command.replace(ADDRESS, address), folder, **environment).replace(address, ADDRESS)
         assert matches(expected, got), f"{command}expected:\n{expected}\ngot:\n{got}"
         ran += 1
     assert ran or all(command.startswith(ELSEWHERE) for command, _ in steps(example.text))
