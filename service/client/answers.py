@@ -201,15 +201,18 @@ def retry_after_s(response: httpx.Response) -> float | None:
     return float(value) if value.isascii() and value.isdecimal() else None
 
 
-def answer_of(response: httpx.Response, outputs: Mapping[str, Any]) -> Answer:
-    """Put the decoded outputs together with what the headers say."""
+def answer_of(
+    response: httpx.Response, outputs: Mapping[str, Any], head: Mapping[str, Any] | None = None
+) -> Answer:
+    """Put the decoded outputs together with what the headers say, or of the head the answer itself."""
     headers = response.headers
+    head = head or {"model": headers.get("x-model"), "version": headers.get("x-model-version")}
     return Answer(
         outputs,
         request_id=headers.get("x-request-id", ""),
         server_timing_ms=_server_timing_ms(headers.get("server-timing", "")),
-        model=headers.get("x-model"),
-        version=headers.get("x-model-version"),
+        model=head["model"],
+        version=head["version"],
         digest=headers.get("x-model-digest"),
     )
 

@@ -124,6 +124,23 @@ class Calls(ABC, Generic[HttpT, TransportT]):
     def score_steps(
         self, operation: Operation, fields: dict[str, Any], timeout_s: float | None
     ) -> Steps[Answer]:
+        response, media_type = yield from self._score(operation, fields, timeout_s)
+        outputs = native.decode_result(response.content, media_type)
+        return answer_of(response, _completed(outputs, fields))
+
+    def predict_each_steps(
+        self, fields: dict[str, Any], models: Sequence[str], timeout_s: float | None
+    ) -> Steps[dict[str, Answer]]:
+        fields = {**fields, "models": list(models)}
+        response, media_type = yield from self._score("predict", fields, timeout_s)
+        results = native.decode_results(response.content, media_type, models)
+        return {
+            model: answer_of(response, _completed(found, fields), found) for model, found in results.items()
+        }
+
+    def _score(
+        self, operation: Operation, fields: dict[str, Any], timeout_s: float | None
+    ) -> Steps[tuple[httpx.Response, str]]:
         media_type = MEDIA_TYPES[_media(fields) if self._media == "auto" else self._media]
         body, query = native.encode_request(operation, fields, media_type)
         headers = {"content-type": media_type, "accept": media_type}
@@ -132,8 +149,7 @@ class Calls(ABC, Generic[HttpT, TransportT]):
         )
         response = yield from attempts(request, timeout_s=timeout_s or self._timeout_s, at_most=self._at_most)
         _check_media(response, media_type)
-        outputs = native.decode_result(response.content, media_type)
-        return answer_of(response, _completed(outputs, fields))
+        return response, media_type
 
     def _get(self, path: str, *, at_most: int | None = None) -> Steps[httpx.Response]:
         request = self._http.build_request("GET", path)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -165,6 +166,44 @@ class Client(Calls[httpx.Client, httpx.BaseTransport]):
         """
         return self._drive(self.score_steps("predict", features_fields(features, options), timeout_s))
 
+    def predict_each(
+        self,
+        features: ArrayLike | Sparse,
+        models: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[PredictOptions],
+    ) -> dict[str, Answer]:
+        """Ask several heads about the same features, which travel once and are scored together.
+
+        Parameters
+        ----------
+        features : array [..., num_features], or scipy's sparse array or matrix [rows, num_features]
+        models : sequence of str
+            Heads that all take so many features.
+        timeout_s : float, optional
+            In place of the client's.
+        **options
+            As for `predict`, for each of them; `model` and `models` are the same thing said twice.
+
+        Returns
+        -------
+        dict of str to Answer
+            By model, in the order of `models`.
+
+        Raises
+        ------
+        InvalidRequest, Unavailable, ServiceError, ConnectionFailed
+
+        Examples
+        --------
+        >>> answers = client.predict_each(images[:2], ["digits"])
+        >>> answers["digits"].predicted_names.tolist(), answers["digits"].version
+        (['zero', 'one'], '1')
+        """
+        fields = features_fields(features, options)
+        return self._drive(self.predict_each_steps(fields, models, timeout_s))
+
     def models(self) -> list[dict[str, Any]]:
         """List the models with their versions, inputs, class names and digests."""
         return self._drive(self.models_steps())
@@ -261,6 +300,18 @@ class AsyncClient(Calls[httpx.AsyncClient, httpx.AsyncBaseTransport]):
     ) -> Answer:
         """See `Client.predict`."""
         return await self._drive(self.score_steps("predict", features_fields(features, options), timeout_s))
+
+    async def predict_each(
+        self,
+        features: ArrayLike | Sparse,
+        models: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[PredictOptions],
+    ) -> dict[str, Answer]:
+        """See `Client.predict_each`."""
+        fields = features_fields(features, options)
+        return await self._drive(self.predict_each_steps(fields, models, timeout_s))
 
     async def models(self) -> list[dict[str, Any]]:
         """See `Client.models`."""

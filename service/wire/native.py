@@ -21,7 +21,16 @@ from service.wire.media import accepted
 from service.wire.options import ARRAY, FIELDS, REQUIRED, TENSOR, check_names, parse_query
 
 # One door to this dialect, `accepted` included.
-__all__ = ["accepted", "decode", "decode_result", "encode", "encode_each", "encode_json", "encode_request"]
+__all__ = [
+    "accepted",
+    "decode",
+    "decode_result",
+    "decode_results",
+    "encode",
+    "encode_each",
+    "encode_json",
+    "encode_request",
+]
 
 INTEGER_OUTPUTS = {"classes", "decisions", "top_classes", "count", "contributions.features"}
 TEXT_OUTPUTS = {"predicted_names", "decided_names", "top_names", "model", "version"}
@@ -159,14 +168,35 @@ def decode_result(body: bytes, media_type: str) -> dict[str, Any]:
         is None in JSON and missing in npz.
     """
     if media_type.partition(";")[0] == media.JSON:
-        answered = orjson.loads(body)
-        found = {name: _read_output(name, value) for name, value in _flattened(answered)}
-    else:
-        read = arrays.read_npz(body, _UNLIMITED)
-        found = {name: array if array.ndim else array.item() for name, array in read.items()}
-    if "contributions.values" in found:
-        found["contributions"] = {key: found.pop(f"contributions.{key}") for key in ("features", "values")}
-    return found
+        return _from_json(orjson.loads(body))
+    return _from_npz(arrays.read_npz(body, _UNLIMITED))
+
+
+def decode_results(body: bytes, media_type: str, models: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read the answers of several models: what `encode_each` wrote.
+
+    Parameters
+    ----------
+    body : bytes
+    media_type : str
+        JSON or npz.
+    models : sequence of str
+        Whose answers these are: in npz a name may end at any of its points.
+
+    Returns
+    -------
+    dict of model name to dict
+        Each as `decode_result` gives it, in the order of `models`.
+    """
+    if media_type.partition(";")[0] == media.JSON:
+        results = orjson.loads(body)["results"]
+        return {model: _from_json(results[model]) for model in models}
+    found: dict[str, dict[str, NDArray[Any]]] = {model: {} for model in models}
+    longest_first = sorted(models, key=len, reverse=True)
+    for name, array in arrays.read_npz(body, _UNLIMITED).items():
+        model = next(model for model in longest_first if name.startswith(f"{model}."))
+        found[model][name.removeprefix(f"{model}.")] = array
+    return {model: {"model": model, **_from_npz(answered)} for model, answered in found.items()}
 
 
 def _read_binary(
@@ -223,7 +253,7 @@ def _answer(result: ScoreResult) -> dict[str, Any]:
 
 
 def _as_json(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _as_json(part) for name, part in value.items()}
     return json_writer.plain(_widened(value))
 
@@ -250,6 +280,8 @@ def _query_text(value: Any) -> str:
         value = value.item()
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Mapping):
+        return json_writer.dumps(_as_json(value)).decode()
     return str(value) if isinstance(value, str | int | float) else ",".join(value)
 
 
@@ -259,6 +291,22 @@ def _flattened(answered: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
             yield from ((f"{name}.{key}", item) for key, item in value.items())
         else:
             yield name, value
+
+
+def _from_json(answered: Mapping[str, Any]) -> dict[str, Any]:
+    return _with_contributions({name: _read_output(name, value) for name, value in _flattened(answered)})
+
+
+def _from_npz(answered: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    return _with_contributions(
+        {name: array if array.ndim else array.item() for name, array in answered.items()}
+    )
+
+
+def _with_contributions(found: dict[str, Any]) -> dict[str, Any]:
+    if "contributions.values" in found:
+        found["contributions"] = {key: found.pop(f"contributions.{key}") for key in ("features", "values")}
+    return found
 
 
 def _read_output(name: str, value: Any) -> Any:

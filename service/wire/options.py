@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
+import orjson
 
 from service.errors import Invalid
 from service.numeric import checks
@@ -131,6 +132,13 @@ def _parse_strings(texts: Sequence[str]) -> list[str]:
     return [name for text in texts for name in text.split(",")]
 
 
+def _parse_object(texts: Sequence[str]) -> Any:
+    try:
+        return orjson.loads(_single(texts))
+    except orjson.JSONDecodeError:
+        raise _Mismatch from None
+
+
 def _parse_array(_texts: Sequence[str]) -> NoReturn:
     raise _Mismatch
 
@@ -140,7 +148,7 @@ NUMBER = Kind("a number", _number, _parse_number)
 BOOLEAN = Kind("true or false", _boolean, _parse_boolean)
 STRING = Kind("a string", _string, _single)
 STRINGS = Kind("a list of strings", _strings, _parse_strings)
-OBJECT = Kind("an object", _object, _parse_array)
+OBJECT = Kind("an object", _object, _parse_object)
 ARRAY = Kind("an array in the body", _array, _parse_array)
 # Read by `fields`, whose errors name the place in the tensor.
 TENSOR = Kind(ARRAY.name, lambda value: value, _parse_array)

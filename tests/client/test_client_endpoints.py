@@ -32,12 +32,13 @@ from service.client import (
     Unavailable,
     endpoints,
 )
+from service.heads.graphs import Linear, build_linear
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.app import Application
 
-PUBLIC = ("softmax", "loss", "predict", "models", "ready", "live", "metrics_text")
+PUBLIC = ("softmax", "loss", "predict", "predict_each", "models", "ready", "live", "metrics_text")
 MODELS = Path(__file__).parents[2] / "models"
 LOGITS = [[0.5, 1.5, 0.1], [2.2, 1.3, 1.7]]
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -301,6 +302,58 @@ def test_threads_may_share_a_client(url: str) -> None:
             thread.join()
     assert len(set(losses)) == 1
     assert len(losses) == 8
+
+
+@pytest.mark.parametrize("kind", ["json", "npz"])
+def test_a_decision_is_asked_for(url: str, kind: Literal["json", "npz"]) -> None:
+    images, targets = load_digits(return_X_y=True)
+    with Client(url, media=kind) as client:
+        rules = {"mask": [f"{DIGITS[int(targets[0])]}"], "thresholds": np.full(10, 0.5)}
+        answer = client.predict(images[:5], decision=rules)
+        assert answer.decisions[0] != targets[0]
+        assert answer.decisions[1:].tolist() == targets[1:5].tolist()
+        assert answer.decided_names[1] == DIGITS[int(targets[1])]
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Iterator[str]:
+    """A service of three heads, one of which has a name that begins with that of another and a point."""
+    random = np.random.default_rng(0)
+    for model, classes in (("pets", 2), ("pets.classes", 3), ("plants", 4)):
+        folder = tmp_path / model / "7"
+        folder.mkdir(parents=True)
+        linear = Linear(random.normal(size=(5, classes)), random.normal(size=classes))
+        (folder / "model.onnx").write_bytes(build_linear(linear))
+    with listening(create_app(Settings(models=tmp_path))) as url:
+        yield url
+
+
+@pytest.mark.parametrize("kind", ["json", "npz"])
+def test_several_heads_answer_each_under_its_name(several: str, kind: Literal["json", "npz"]) -> None:
+    features = np.random.default_rng(1).normal(size=(6, 5))
+    names = ["plants", "pets", "pets.classes"]
+    with Client(several, media=kind) as client:
+        outputs = ["classes", "probabilities", "contributions"]
+        answers = client.predict_each(features, names, outputs=outputs, top_contributions=2)
+        assert list(answers) == names
+        for name, answer in answers.items():
+            alone = client.predict(features, model=name, outputs=outputs, top_contributions=2)
+            assert (answer.model, answer.version) == (name, "7")
+            assert answer.request_id
+            assert list(answer) == list(alone) == outputs
+            assert answer.classes.tolist() == alone.classes.tolist()
+            np.testing.assert_allclose(answer.probabilities, alone.probabilities, rtol=1e-12)
+            assert answer.contributions["features"].tolist() == alone.contributions["features"].tolist()
+        with pytest.raises(InvalidRequest) as caught:
+            client.predict_each(features, ["plants", "stones"])
+        assert (caught.value.code, caught.value.offences[0].path) == ("unknown_model", "models[1]")
+
+
+@pytest.mark.anyio
+async def test_the_asynchronous_client_asks_several_heads() -> None:
+    async with in_memory() as client:
+        answers = await client.predict_each(np.zeros(64), ["digits"])
+        assert answers["digits"].probabilities.shape == (10,)
 
 
 @pytest.mark.anyio

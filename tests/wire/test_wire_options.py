@@ -274,6 +274,16 @@ def test_a_query_string_that_says_no_such_value_is_refused(query: list[tuple[str
     assert len(caught.value.message) < 100
 
 
+def test_a_decision_in_a_query_string_is_json() -> None:
+    said = parse_query("predict", [("decision", '{"mask": ["cat"], "abstain": {"below": 0.5}}')])
+    assert said == {"decision": {"mask": ["cat"], "abstain": {"below": 0.5}}}
+    for text in ("mask", "", "{", "[" * 5000, "\ud800"):
+        with pytest.raises(Invalid, match="expected an object") as caught:
+            parse_query("predict", [("decision", text)])
+        assert caught.value.code == "option_type"
+    assert refused("predict", **parse_query("predict", [("decision", "[1]")])) == ("option_type", "decision")
+
+
 def test_unknown_names_in_a_query_string_are_left_for_the_check_of_names() -> None:
     assert list(parse_query("softmax", [("temprature", "2")])) == ["temprature"]
 
