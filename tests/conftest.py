@@ -59,7 +59,11 @@ def running_service(*flags: str) -> Iterator[Running]:
         assert process.stdout is not None
         first = process.stdout.readline()  # printed once it is ready
         assert b"answers on" in first, "the service ended"
-        yield Running(process, port)
+        try:
+            yield Running(process, port)
+        except BaseException:
+            process.kill()  # a test that failed does not wait for it
+            raise
         if process.poll() is None:
             process.terminate()
             assert process.wait(20) == 0
