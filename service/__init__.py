@@ -14,6 +14,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     numeric     softmax, cross-entropy and their relatives, exact to the last bit
     rules       what decisions go by, as data
     wire        bytes -> ScoreRequest and ScoreResult -> bytes; pure
+    quality     how good heads are while they serve, counted beside the answers
     heads       models: their files, sessions and versions
     finishing   logits and labels -> outputs
     lanes       what waits for heads, and who is scored together

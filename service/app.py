@@ -21,6 +21,7 @@ from service.api.admin import Admin
 from service.api.invocations import InvocationsDialect
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
+from service.api.quality import Judgement
 from service.api.scoring import Scoring
 from service.api.security import Keys
 from service.api.transport import Edge, Route, Shortcut
@@ -34,6 +35,7 @@ from service.heads.policy import read_policy
 from service.heads.remote import storage_at
 from service.heads.repository import Repository
 from service.metrics import Board, Metrics, Values
+from service.quality.online import Quality
 from service.rollout import Rollout
 from service.scorer import BatchLimits, Scorer
 from service.settings import Settings
@@ -87,20 +89,17 @@ def create_app(
         keys=Keys(settings.admin_key.get_secret_value()),
     )
     repository = repository_of(settings, threads)
-    batches = BatchLimits(
-        batch_rows=settings.batch_rows_limit,
-        queue_rows=max(1, settings.queue_rows_limit // settings.worker_count),
-        delay_s=settings.batch_delay_s,
-        elements=settings.elements_limit,
-    )
-    scorer = Scorer(repository, batches, metrics.batch)
+    quality = None
+    if settings.quality == "on":
+        quality = Quality(run_folder, slot, window_s=settings.quality_window_s)
     app = Application(
         edge=edge,
         metrics=metrics,
         board=board,
         repository=repository,
         agreement=Agreement(run_folder, slot, settings.worker_count),
-        scorer=scorer,
+        scorer=scorer_of(settings, repository, metrics, quality),
+        quality=quality,
         threads=threads,
         # One looks for all: what it finds is agreed upon, and whoever takes its place looks on.
         watch_interval_s=settings.watch_interval_s if slot == 0 else 0,
@@ -109,6 +108,20 @@ def create_app(
         app.register(routes)
     edge.error_bodies = ERROR_BODIES
     return app
+
+
+def scorer_of(
+    settings: Settings, repository: Repository, metrics: Metrics, quality: Quality | None
+) -> Scorer:
+    batches = BatchLimits(
+        batch_rows=settings.batch_rows_limit,
+        queue_rows=max(1, settings.queue_rows_limit // settings.worker_count),
+        delay_s=settings.batch_delay_s,
+        elements=settings.elements_limit,
+    )
+    if quality is None:
+        return Scorer(repository, batches, metrics.batch)
+    return Scorer(repository, batches, metrics.batch, saw=quality.saw, answered=quality.answered)
 
 
 def repository_of(settings: Settings, threads: int) -> Repository:
@@ -124,7 +137,8 @@ def dialects(app: "Application", settings: Settings, limits: Limits) -> list[lis
     """Make every dialect: gRPC's server, and the routes of HTTP's, where a path that two would have is the former's."""
     scorer, repository = app.scorer, app.repository
     scoring = Scoring(scorer, app.metrics, limits, compress=settings.compress == "on")
-    operations = Operations(app.edge, app.count, app.board, app.starting)
+    judgement = Judgement(app.quality, repository.infos, settings.quality_window_s)
+    operations = Operations(app.edge, app.count, app.board, app.starting, judgement.values)
     catalogue = Catalogue(
         __version__,
         scorer.head_info,
@@ -157,6 +171,7 @@ def dialects(app: "Application", settings: Settings, limits: Limits) -> list[lis
         Admin(app.rollout, repository.describe, limits).routes(),
         operations.routes(),
         ModelList(repository.describe, lambda model: summary(operations.counts(), model)).routes(),
+        judgement.routes(),
         Documentation(app.openapi).routes(),
     ]
 
@@ -194,6 +209,7 @@ class Application(FastAPI):
         repository: Repository,
         agreement: Agreement,
         scorer: Scorer,
+        quality: Quality | None,
         threads: int,
         watch_interval_s: float,
     ) -> None:
@@ -208,6 +224,7 @@ class Application(FastAPI):
         )
         self.edge, self.metrics, self.board = edge, metrics, board
         self.repository, self.scorer, self.threads = repository, scorer, threads
+        self.quality = quality
         self.rollout = Rollout(repository, agreement, self.models_changed)
         self.shadow = Shadow(repository, metrics.shadowed, metrics.shadow_dropped)
         self.watch_interval_s = watch_interval_s
@@ -296,6 +313,10 @@ class Application(FastAPI):
             (model["model"], model["version"], model["digest"], model["provider"])
             for model in self.served()["models"]
         )
+        self.metrics.failed_versions(
+            (model["name"], sum(version["state"] == "failed" for version in model["versions"]))
+            for model in self.repository.describe()
+        )
         self.scorer.observe_request = self.shadow.offer if self.repository.shadows else None
         self.scorer.release()
 
@@ -337,6 +358,8 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
         tasks.append(asyncio.create_task(app.rollout.watch(app.watch_interval_s)))
     if app.board:
         tasks.append(asyncio.create_task(publish(app, app.board)))
+    if app.quality:
+        tasks.append(asyncio.create_task(count_quality(app.quality)))
     app.loaded = True
     if app.grpc:
         await app.grpc.start()
@@ -348,6 +371,8 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
     await asyncio.wait(tasks)
     app.scorer.close()
     app.shadow.close()
+    if app.quality:
+        app.quality.close()
     app.repository.close()
 
 
@@ -361,3 +386,10 @@ async def publish(app: Application, board: Board) -> None:
     finally:
         board.publish(app.count())
         board.close()
+
+
+async def count_quality(quality: Quality) -> None:
+    """Count what was noted of answers, beside the event loop, until cancelled."""
+    while True:
+        await asyncio.to_thread(quality.count)
+        await asyncio.sleep(PUBLISH_INTERVAL_S)

@@ -7,7 +7,7 @@ and not what is made of the arrays.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from service.heads.batcher import Batcher
 from service.heads.handle import Head
 from service.heads.repository import Repository
 from service.numeric import softmax
-from service.types import Features, SparseRows
+from service.types import Features, FloatArray, HeadInfo, SparseRows
 
 Names: TypeAlias = tuple[str, ...]
+Saw: TypeAlias = Callable[[HeadInfo, FloatArray], None] | None
 
 # Costs are counted in numbers that a pass or two of arithmetic handles in about 10 ns each. Up to so many take
 # under a millisecond, and handing them to a thread would cost more than it frees; above, other requests and the
@@ -67,14 +68,22 @@ class _Layouts(NamedTuple):
 
 
 class Lanes:
-    """The lanes of all heads; `observe` hears of which model and version how many rows ran together."""
+    """The lanes of all heads; `observe` hears of which model and version how many rows ran together.
+
+    `saw` hears of the logits of every batch.
+    """
 
     def __init__(
-        self, repository: Repository, limits: BatchLimits, observe: Callable[[str, str, int], None]
+        self,
+        repository: Repository,
+        limits: BatchLimits,
+        observe: Callable[[str, str, int], None],
+        saw: Saw = None,
     ) -> None:
         self._repository = repository
         self._limits = limits
         self._observe = observe
+        self._saw = saw
         # Lanes belong to loaded handles and go with them, so a batch never mixes versions; a head has at most as
         # many as there are sets of arrays.
         self._of: dict[Head, _Layouts] = {}
@@ -127,7 +136,7 @@ class Lanes:
         lane = lanes.get(names)
         if lane is None:
             observe = partial(self._observe, head.info.model, head.info.version)
-            batcher = self._batcher(head, partial(_run, head, names), observe, sparse=sparse)
+            batcher = self._batcher(head, partial(_run, head, names, self._saw), observe, sparse=sparse)
             lane = lanes[names] = Lane(batcher, names)
         if names != LOGITS:  # in any order, and with names
             lanes[outputs] = lane
@@ -137,7 +146,7 @@ class Lanes:
         if heads in self._joined:
             return
         joined = self._repository.join(heads)
-        run = partial(_run_joined, joined, np.cumsum([head.info.num_classes for head in heads])[:-1])
+        run = partial(_run_joined, joined, [head.info for head in heads], self._saw)
 
         def observe(rows: int) -> None:
             for head in heads:
@@ -194,8 +203,10 @@ def _groups(heads: Sequence[Head]) -> list[list[int]]:
     ]
 
 
-def _run(head: Head, names: Names, rows: Features) -> tuple[NDArray[np.generic], ...]:
+def _run(head: Head, names: Names, saw: Saw, rows: Features) -> tuple[NDArray[np.generic], ...]:
     logits = head.run(rows)
+    if saw is not None:
+        saw(head.info, logits)
     if names == LOGITS:
         return (logits,)
     calibrated, temperature = calibrate(logits, head.info.calibration)
@@ -205,8 +216,15 @@ def _run(head: Head, names: Names, rows: Features) -> tuple[NDArray[np.generic],
     return tuple(logits if name == "logits" else _NORMALISED[name](normalised) for name in names)
 
 
-def _run_joined(head: Head, bounds: NDArray[np.int64], rows: Features) -> tuple[NDArray[np.generic], ...]:
-    return tuple(np.ascontiguousarray(part) for part in np.split(head.run(rows), bounds, axis=1))
+def _run_joined(
+    head: Head, infos: Sequence[HeadInfo], saw: Saw, rows: Features
+) -> tuple[NDArray[np.generic], ...]:
+    bounds = np.cumsum([info.num_classes for info in infos])[:-1]
+    parts = [np.ascontiguousarray(part) for part in np.split(head.run(rows), bounds, axis=1)]
+    if saw is not None:
+        for info, part in zip(infos, parts, strict=True):
+            saw(info, cast("FloatArray", part))
+    return tuple(parts)
 
 
 _NORMALISED: dict[str, Callable[[softmax.Normalised], NDArray[np.generic]]] = {

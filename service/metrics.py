@@ -33,11 +33,13 @@ from service.instruments import (
     BUCKETS,
     DURATION,
     ERRORS,
+    FAILED_VERSIONS,
     FAILURES,
     GREATEST_OF_WORKERS,
     INFLIGHT,
     INSTRUMENTS,
     LAST_SCORED,
+    MEMORY,
     MODEL_INFO,
     QUEUE_ROWS,
     REJECTED,
@@ -61,6 +63,8 @@ Values: TypeAlias = dict[str, dict[Labels, float]]
 # So many numbers are noted before they are counted: counting one by one would cost a request as much as all else that
 # is counted of it, and counting far more at once would keep others waiting.
 NOTED = 2048
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class _Histogram:
@@ -141,6 +145,7 @@ class Metrics:
             instrument.name: defaultdict(float) for instrument in (*SHADOW_SUMS, SHADOW_DROPPED)
         }
         self._models: dict[Labels, float] = {}
+        self._failed_versions: dict[Labels, float] = {}
         self._inherited: Values = {}
 
     @property
@@ -157,6 +162,8 @@ class Metrics:
             INFLIGHT.name: {(): self._inflight},
             WORKERS.name: {(): 1},
             MODEL_INFO.name: dict(self._models),
+            FAILED_VERSIONS.name: dict(self._failed_versions),
+            MEMORY.name: {(): resident_bytes()},
             **{name: dict(series) for name, series in self._shadows.items()},
         }
         return summed([self._inherited, own])
@@ -215,6 +222,10 @@ class Metrics:
         """Say what is served now: model, version, digest and provider of each."""
         self._models = dict.fromkeys(infos, 1.0)
 
+    def failed_versions(self, counts: Iterable[tuple[str, int]]) -> None:
+        """Say how many versions of each model cannot be loaded now."""
+        self._failed_versions = {(model,): float(count) for model, count in counts}
+
     def continue_from(self, values: Values) -> None:
         """Take over the counts of a dead worker, so that counters never go down; gauges die with it."""
         self._inherited = {i.name: dict(values.get(i.name, {})) for i in INSTRUMENTS if i.kind != "gauge"}
@@ -240,6 +251,15 @@ class Metrics:
             LAST_SCORED.name: {key: ahead_s + scored.ended_s for key, scored in self._scored.items()},
             STAGES.name: stages,
         }
+
+
+def resident_bytes() -> float:
+    """What this process has in memory; 0 where the system does not tell it as Linux does."""
+    try:
+        with Path("/proc/self/statm").open("rb") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
 
 
 def _series(found: Mapping[Labels, _Noted]) -> dict[Labels, float]:

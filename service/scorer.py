@@ -34,7 +34,8 @@ DEFAULT_LIMITS = BatchLimits()
 class Scorer:
     """Scores requests: cheap ones on the event loop, dear ones in a thread beside it, heads in batches.
 
-    `observe_batch` hears of which model and version how many rows ran together, each time some did.
+    `observe_batch` hears of which model and version how many rows ran together, each time some did; `saw` of the
+    logits of every batch; `answered` of each request with labels and of its logits, before its answer is there.
     """
 
     def __init__(
@@ -42,6 +43,9 @@ class Scorer:
         repository: Repository,
         limits: BatchLimits = DEFAULT_LIMITS,
         observe_batch: Callable[[str, str, int], None] = lambda _model, _version, _rows: None,
+        *,
+        saw: Callable[[HeadInfo, FloatArray], None] | None = None,
+        answered: Callable[[ScoreRequest, FloatArray], None] | None = None,
     ) -> None:
         self._repository = repository
         self.head_info: Callable[[str | None, str | None], HeadInfo] = repository.info
@@ -49,7 +53,8 @@ class Scorer:
         # Hears of requests to heads once they are on their way, while anybody wants to.
         self.observe_request: Callable[[ScoreRequest], None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
-        self._lanes = Lanes(repository, limits, observe_batch)
+        self._lanes = Lanes(repository, limits, observe_batch, saw)
+        self._answered = answered
 
     @property
     def queue_rows(self) -> int:
@@ -70,7 +75,7 @@ class Scorer:
         too much waits for it.
         """
         if request.head is None:
-            self.run(request.values.size, deadline_s, deliver, _finish, request, time.monotonic())
+            self.run(request.values.size, deadline_s, deliver, self._finish, request, time.monotonic())
             return
         try:
             rows = request.values
@@ -80,7 +85,8 @@ class Scorer:
                 self.offload(deadline_s, again, head.is_linear)
                 return
             plain = (
-                request.temperature == 1
+                request.labels is None  # which are held against logits, whatever is answered
+                and request.temperature == 1
                 and request.dtype == request.head.dtype
                 and request.calibration is request.head.calibration
             )
@@ -217,9 +223,28 @@ class Scorer:
                 deliver(_attempt(math.inf, _plain_result, (request, outcome, names)))
             else:
                 logits = cast("FloatArray", outcome.arrays[0].reshape(*shape, head.info.num_classes))
-                self.run(logits.size, deadline_s, deliver, _finish_batched, request, outcome, logits, head)
+                self.run(
+                    logits.size, deadline_s, deliver, self._finish_batched, request, outcome, logits, head
+                )
 
         return batched
+
+    def _finish_batched(
+        self, request: ScoreRequest, batched: Batched, logits: FloatArray, head: Head
+    ) -> ScoreResult:
+        result = _result(request, batched, finish(request, logits, head))
+        if self._answered is not None and request.labels is not None:
+            self._answered(request, logits)
+        return result
+
+    def _finish(self, request: ScoreRequest, asked_s: float) -> ScoreResult:
+        begun_s = time.monotonic()
+        shape = request.values.shape
+        rows = math.prod(shape[: request.axis] + shape[request.axis + 1 :])
+        outputs = finish(request, request.dense)
+        if self._answered is not None and request.labels is not None:
+            self._answered(request, request.dense)
+        return ScoreResult(outputs, rows, batch_rows=rows, seconds_queued=begun_s - asked_s)
 
 
 def _attempt(deadline_s: float, work: Callable[..., T], arguments: tuple[object, ...]) -> T | Exception:
@@ -268,15 +293,3 @@ def _result(request: ScoreRequest, batched: Batched, outputs: dict[str, Output])
         batch_rows=batched.batch_rows,
         seconds_queued=batched.seconds_queued,
     )
-
-
-def _finish_batched(request: ScoreRequest, batched: Batched, logits: FloatArray, head: Head) -> ScoreResult:
-    return _result(request, batched, finish(request, logits, head))
-
-
-def _finish(request: ScoreRequest, asked_s: float) -> ScoreResult:
-    begun_s = time.monotonic()
-    shape = request.values.shape
-    rows = math.prod(shape[: request.axis] + shape[request.axis + 1 :])
-    outputs = finish(request, request.dense)
-    return ScoreResult(outputs, rows, batch_rows=rows, seconds_queued=begun_s - asked_s)

@@ -242,6 +242,18 @@ class Settings(BaseModel):
         " (tmpfs)",
         json_schema_extra={"expected": "a folder"},
     )
+    quality: Literal["on", "off"] = _setting(
+        "on",
+        "on or off",
+        "whether answers are counted by how good they are: labels that arrive, classes, confidence, drift; it costs a few"
+        " per cent of the smallest requests",
+    )
+    quality_window_s: Seconds = _setting(
+        3600.0,
+        "a number of seconds above 0",
+        "how far back /models/{model}/quality looks beside all since start: long enough for some hundred labels, short"
+        " enough to see a change",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info",
         "debug, info, warning or error",

@@ -158,7 +158,8 @@ class HeadInfo:
     `num_features` and `num_classes` are the lengths of the last axes of features `[…, num_features]` and
     logits `[…, num_classes]`; `dtype` is what the head computes in; `digest` is the sha256 over `model.onnx`
     and the canonical `head.json`. `decision` is what its `head.json` says of decisions; `calibration` is None
-    where logits go to the softmax as they are.
+    where logits go to the softmax as they are; `reference` is the traffic that it was made for, as
+    `numeric.quality.observed` counts it.
     """
 
     model: str
@@ -171,6 +172,7 @@ class HeadInfo:
     provider: str
     decision: Decision | None = field(default=None, compare=False)  # arrays have no equality of one word
     calibration: Calibration | None = field(default=None, compare=False)
+    reference: NDArray[np.float64] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

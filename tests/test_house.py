@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("metrics", "types"),
     ("settings", "numeric"),
     ("sources", "rules"),
-    ("wire", "heads"),
+    ("wire", "heads", "quality"),
     ("finishing",),
     ("lanes",),
     ("scorer", "rollout", "shadow"),
@@ -41,6 +41,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("softmax",),
         ("losses",),
         ("calibration", "scores"),
+        ("quality",),
     ),
     "wire": (
         ("limits", "media", "protobuf"),
@@ -92,6 +93,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
             "invocations",
             "admin",
             "ops",
+            "quality",
         ),
     ),
     "client": (("answers",), ("attempts",), ("calls",), ("endpoints",)),
@@ -112,6 +114,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("exporter",),
     ),
     "evaluation": (("labelled", "judging"), ("report",), ("plot",)),
+    "quality": (("ledger",), ("online",), ("told",)),
     "loadtest": (("scenario", "tally"), ("generator",), ("fleet",), ("report",), ("plot",)),
 }
 
@@ -130,7 +133,7 @@ HOMES: dict[str, set[str]] = {
     "grpc": {"api.v2_grpc"},
     "httpx": {"client", "loadtest.generator", "conformance"},
     "pydantic": {"settings", "sources", "heads.description"},
-    "orjson": {"wire", "api", "metrics", "client", "conformance"},
+    "orjson": {"wire", "api", "metrics", "client", "conformance", "quality"},
     "simdjson": {"wire.json_reader"},
     "zstandard": {"wire.encodings"},
     "rich": {"commands", "loadtest.report", "conformance.report", "evaluation.report"},

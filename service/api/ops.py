@@ -1,7 +1,7 @@
 """What operators and browsers ask for: health, metrics, the models, the documentation."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import Any
 
@@ -48,7 +48,7 @@ class Operations:
     """Health and metrics.
 
     `count` gives this worker's counts as they are now; `starting` says why the service is not ready yet, or
-    None when it is.
+    None when it is; `judge` gives what is counted of the quality of all workers' answers.
     """
 
     def __init__(
@@ -57,11 +57,13 @@ class Operations:
         count: Callable[[], Values],
         board: Board | None,
         starting: Callable[[], str | None],
+        judge: Callable[[], Awaitable[Values]],
     ) -> None:
         self._edge = edge
         self._count = count
         self._board = board
         self._starting = starting
+        self._judge = judge
         self._exposition = Exposition()
 
     def routes(self) -> list[Route]:
@@ -87,7 +89,8 @@ class Operations:
         return Answer(b'{"status":"ready"}', JSON)
 
     async def metrics(self, _exchange: Exchange) -> Answer:
-        return Answer(self._exposition.text(self.counts()), self._exposition.CONTENT_TYPE)
+        values = {**self.counts(), **await self._judge()}
+        return Answer(self._exposition.text(values), self._exposition.CONTENT_TYPE)
 
     def counts(self) -> Values:
         """Sum up the counts of all workers."""

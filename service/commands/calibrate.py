@@ -85,7 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
         out,
         opened.stored.model,
         opened.files.model,
-        _description(opened) | {"calibration": calibration},
+        _description(opened)
+        | {
+            "calibration": calibration,
+            "reference": judging.reference_of(held_out.rows.logits, fit.calibration),
+        },
     )
     console = judged.console()
     console.print(
@@ -96,22 +100,31 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(_summary(arguments.method, fit), markup=False)
     console.print(f"wrote {folder}", markup=False, soft_wrap=True)
     if arguments.json:
-        names = opened.head.info.class_names
-        document = {
-            "written": str(folder),
-            "calibration": calibration,
-            "gradient_norm": fit.gradient_norm,
-            "steps": fit.steps,
-            **{
-                part.replace(" ", "_"): {name: report.document(s, names) for name, s in pair.items()}
-                for part, pair in scores.items()
-            },
-        }
+        document = _document(folder, calibration, fit, scores, opened.head.info.class_names)
         arguments.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     shown = next(part for part in ("held out", "fitted to") if part in scores)
     title = f"{opened.stored.model} version {folder.name}: {arguments.method} scaling, rows {shown}"
     judged.draw(scores[shown], title, arguments.plot)
     return 0
+
+
+def _document(
+    folder: Path,
+    calibration: dict[str, Any],
+    fit: Fit,
+    scores: dict[str, dict[str, Scores]],
+    class_names: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    return {
+        "written": str(folder),
+        "calibration": calibration,
+        "gradient_norm": fit.gradient_norm,
+        "steps": fit.steps,
+        **{
+            part.replace(" ", "_"): {name: report.document(s, class_names) for name, s in pair.items()}
+            for part, pair in scores.items()
+        },
+    }
 
 
 def described(method: str, fit: Fit, held_out: dict[str, Scores] | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from service.errors import Invalid, StartError
 from service.heads.engine import NonFiniteLogits, Provider
 from service.heads.handle import Files, Head, open_head, read_files
 from service.heads.storage import Storage, StoredVersion
-from service.numeric import calibration, checks, scores, softmax
+from service.numeric import calibration, checks, quality, scores, softmax
 from service.types import Calibration, FloatArray, FloatType, IndexArray
 
 # So many numbers are worked on at a time: 32 MB of float64, of which several copies live at once.
@@ -148,6 +148,23 @@ def judge(
             watch(rows.stop)
 
     return scores.Scores(sums())
+
+
+def reference_of(
+    logits: FloatArray, by: Calibration | None, watch: Watch = lambda _rows: None
+) -> dict[str, Any]:
+    """Count logits [rows, num_classes] as the traffic that a head is made for: `reference` of its head.json."""
+    layout = quality.layout_of(logits.shape[1])
+    total = np.zeros(layout.size)
+    for rows in _blocks(*logits.shape):
+        calibrated, temperature = calibration.apply(np.asarray(logits[rows], np.float64), by)
+        total += quality.observed(layout, cast("FloatArray", calibrated / temperature))
+        watch(rows.stop)
+    parts = ("predicted", "confidence", "margin", "entropy", "energy")
+    return {
+        "rows": len(logits),
+        **{name: layout.of(total, name).astype(np.int64).tolist() for name in parts},
+    }
 
 
 def _blocks(num_rows: int, width: int) -> Iterator[slice]:

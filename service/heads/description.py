@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from service.errors import ModelError
+from service.numeric.quality import ENERGY_BINS, SHARE_BINS
 
 # More of a message than this is no longer one line.
 MAX_REASON = 300
@@ -115,6 +116,30 @@ class VectorScaling(_Strict):
     fitted: Fitted | None = None
 
 
+Count = Annotated[FiniteFloat, Field(ge=0)]
+Shares = Annotated[tuple[Count, ...], Field(min_length=SHARE_BINS, max_length=SHARE_BINS)]
+
+
+class Reference(_Strict):
+    """The traffic that the head was made for, which drift is measured from: how many rows lie in each bin."""
+
+    rows: Annotated[int, Field(ge=1)]
+    predicted: Annotated[
+        tuple[Count, ...], Field(description="By predicted class; empty above 1024 classes.")
+    ]
+    confidence: Annotated[Shares, Field(description="By the largest probability, in 20 parts of [0, 1].")]
+    margin: Annotated[Shares, Field(description="By its lead over the next.")]
+    entropy: Annotated[Shares, Field(description="By entropy, as a share of log(num_classes).")]
+    energy: Annotated[
+        tuple[Count, ...],
+        Field(
+            min_length=ENERGY_BINS,
+            max_length=ENERGY_BINS,
+            description="By -log(sum(exp(logits))), up to -256, …, -1/4, 0, 1/4, 1, …, 256 and above.",
+        ),
+    ]
+
+
 class HeadDescription(_Strict):
     """What a head says of itself; stands beside its model.onnx as head.json."""
 
@@ -145,6 +170,10 @@ class HeadDescription(_Strict):
     calibration: Annotated[
         Annotated[TemperatureScaling | VectorScaling, Field(discriminator="method")] | None,
         Field(description="What logits go through before the softmax; `logitserve calibrate` fits it."),
+    ] = None
+    reference: Annotated[
+        Reference | None,
+        Field(description="What traffic is compared with; `logitserve calibrate` counts it."),
     ] = None
     golden: Annotated[
         Golden | None,

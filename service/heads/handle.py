@@ -19,6 +19,7 @@ from service.heads.description import (
     Golden,
     GoldenSparse,
     HeadDescription,
+    Reference,
     TemperatureScaling,
     VectorScaling,
     digest_of,
@@ -28,6 +29,7 @@ from service.heads.engine import Engine, NonFiniteLogits, Provider
 from service.heads.graphs import Linear, build_linear, read_linear
 from service.heads.storage import StoredVersion
 from service.numeric.checks import all_finite
+from service.numeric.quality import layout_of
 from service.rules import read_decision
 from service.types import (
     Calibration,
@@ -238,6 +240,7 @@ def open_head(stored: StoredVersion, files: Files, *, provider: Provider, thread
         provider=engine.provider,
         decision=_decision_of(description, engine.num_classes),
         calibration=_calibration(description.calibration),
+        reference=_reference(description.reference, engine.num_classes),
     )
     return Head(info, description, engine, files.model)
 
@@ -290,6 +293,19 @@ def _calibration(described: TemperatureScaling | VectorScaling | None) -> Calibr
     if isinstance(described, VectorScaling):
         return Calibration(scale=np.array(described.scale), bias=np.array(described.bias))
     return None if described is None else Calibration(described.temperature)
+
+
+def _reference(described: Reference | None, num_classes: int) -> NDArray[np.float64] | None:
+    if described is None:
+        return None
+    layout = layout_of(num_classes)
+    parts = described.model_dump(exclude={"rows"})
+    expected = layout.length("predicted")
+    if len(described.predicted) != expected:
+        raise ModelError(
+            f"head.json: reference.predicted has {len(described.predicted)} numbers, expected {expected}"
+        )
+    return layout.filled({"seen": described.rows, **parts})
 
 
 def _self_test(golden: Golden, engine: Engine) -> None:

@@ -170,6 +170,10 @@ class Repository:
         serving = self._heads.get(head.info.model, NO_VERSIONS).get(head.info.version)
         return serving is head or any(left is head for left, _ in self._left)
 
+    def infos(self) -> list[HeadInfo]:
+        """Everything that serves now."""
+        return [head.info for head in self._serving().values()]
+
     def describe(self) -> list[dict[str, Any]]:
         """Everything that may be told of the heads, model by model, as JSON values."""
         plan = self.plan

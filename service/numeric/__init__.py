@@ -10,4 +10,5 @@ Pure array functions, lowest first; nothing here knows of requests, models or HT
     losses      cross-entropy and what follows from it: accuracy, Brier score, gradient
     calibration temperature and vector scaling: applied, and fitted to labelled logits
     scores      how good probabilities are over many rows, and how far they can be believed
+    quality     the same as sums that do not grow with the rows, and what traffic looks like
 """

@@ -129,7 +129,7 @@ def sum_up(normalised: Normalised, labels: IndexArray, num_bins: int = DEFAULT_B
     return Sums(
         losses.losses_of(normalised, truth).loss or 0.0,
         float(losses.brier(normalised, truth).sum()),
-        np.bincount(_ranks(normalised, labels), minlength=probabilities.shape[1]),
+        np.bincount(ranks_of(normalised, labels), minlength=probabilities.shape[1]),
         _bin_classes(probabilities, labels, num_bins),
         (probabilities[np.arange(len(labels)), normalised.largest],),
         (labels.astype(np.int32),),
@@ -167,7 +167,7 @@ class Scores:
     @cached_property
     def equal_width(self) -> Bins:
         """Rows binned by their confidence, in bins (0, 1/M], (1/M, 2/M], …; a confidence of 0 is in the first."""
-        index = _bin_index(self._confidences, self.num_bins)
+        index = bin_index(self._confidences, self.num_bins)
         return _bins(index, self._confidences, self._hits, self.num_bins)
 
     @cached_property
@@ -265,7 +265,7 @@ class Scores:
         return [(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i])) for i in order]
 
 
-def _ranks(normalised: Normalised, labels: IndexArray) -> IndexArray:
+def ranks_of(normalised: Normalised, labels: IndexArray) -> IndexArray:
     """How many classes come before the label in each row."""
     logits = normalised.logits
     own = logits[np.arange(len(labels)), labels][:, None]
@@ -275,7 +275,7 @@ def _ranks(normalised: Normalised, labels: IndexArray) -> IndexArray:
 
 def _bin_classes(probabilities: Float64Array, labels: IndexArray, num_bins: int) -> Bins:
     num_classes = probabilities.shape[1]
-    index = _bin_index(probabilities, num_bins) + np.arange(num_classes) * num_bins
+    index = bin_index(probabilities, num_bins) + np.arange(num_classes) * num_bins
     hits = np.zeros(probabilities.shape, np.bool_)
     hits[np.arange(len(labels)), labels] = True
     flat = _bins(index.ravel(), probabilities.ravel(), hits.ravel(), num_classes * num_bins)
@@ -283,7 +283,7 @@ def _bin_classes(probabilities: Float64Array, labels: IndexArray, num_bins: int)
     return Bins(flat.counts.reshape(shape), flat.probabilities.reshape(shape), flat.hits.reshape(shape))
 
 
-def _bin_index(probabilities: Float64Array, num_bins: int) -> IndexArray:
+def bin_index(probabilities: Float64Array, num_bins: int) -> IndexArray:
     """The bin of each: (m/M, (m+1)/M] is m, 0 is in the first; edges are the quotients in float64."""
     edges = np.arange(1, num_bins) / num_bins
     return np.searchsorted(edges, probabilities, side="left")

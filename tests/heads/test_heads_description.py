@@ -28,6 +28,7 @@ FULL: dict[str, Any] = {
     "dtype": "float32",
     "calibration": None,
     "decision": None,
+    "reference": None,
     "golden": {"features": [[1, 2.5, 3]], "logits": [[0.5, -1]]},
     "source": {"data": "made up", "licence": "none"},
     "metrics": {"accuracy": 0.5, "rows": 10},
@@ -192,6 +193,25 @@ def test_a_mistake_is_told_with_its_place_in_one_line(written: bytes, said: str)
     assert len(told) <= description.MAX_REASON
 
 
+def reference(**changes: Any) -> dict[str, Any]:
+    shares = {name: [0] * 19 + [5] for name in ("confidence", "margin", "entropy")}
+    return {"rows": 5, "predicted": [2, 3], **shares, "energy": [0] * 65 + [5], **changes}
+
+
+def test_a_reference_has_as_many_numbers_as_there_are_bins() -> None:
+    read = parse(text(reference=reference())).reference
+    assert read is not None
+    assert (read.rows, read.predicted, read.energy[-1]) == (5, (2.0, 3.0), 5)
+    for changes, place in (
+        ({"confidence": [1] * 19}, "reference.confidence"),
+        ({"energy": [1] * 67}, "reference.energy"),
+        ({"margin": [-1] + [0] * 19}, r"reference.margin\[0\]"),
+        ({"rows": 0}, "reference.rows"),
+    ):
+        with pytest.raises(ModelError, match=f"head.json: {place}: "):
+            parse(text(reference=reference(**changes)))
+
+
 def test_a_mistake_never_repeats_the_file_at_length() -> None:
     with pytest.raises(ModelError) as raised:
         parse(text(class_names=["x" * 5000, "x" * 5000]))
@@ -238,7 +258,7 @@ def test_the_schema_in_the_package_is_that_of_the_model() -> None:
     assert kept == schema(), "write service.heads.description.schema() to service/heads/head.schema.json"
 
 
-def test_the_schema_says_what_the_contract_lists() -> None:
+def test_the_schema_says_what_the_contract_lists_and_a_reference() -> None:
     described = json.loads(schema())
     assert set(described["properties"]) == set(FULL)
     assert described["additionalProperties"] is False

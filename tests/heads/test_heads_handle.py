@@ -55,6 +55,20 @@ BROKEN: dict[str, tuple[bytes, str | None, str]] = {
     "a truncated file": (LINEAR[:-20], None, "onnxruntime cannot open the model"),
     "an unparsable head.json": (LINEAR, "{", "head.json: Invalid JSON"),
     "a calibration": (LINEAR, '{"calibration": {}}', "head.json: calibration: .*method"),
+    "a reference of other classes": (
+        LINEAR,
+        json.dumps(
+            {
+                "reference": {
+                    "rows": 3,
+                    "predicted": [1, 1, 1],
+                    **dict.fromkeys(("confidence", "margin", "entropy"), [0] * 20),
+                    "energy": [0] * 66,
+                }
+            }
+        ),
+        "reference.predicted has 3 numbers, expected 2",
+    ),
     "a scale too many": (
         LINEAR,
         '{"calibration": {"method": "vector", "scale": [1, 2, 3], "bias": [0, 0]}}',
