@@ -9,22 +9,11 @@ from typing import Any
 import pytest
 import yaml
 from metric_names import unknown
-from watching import DEPLOY, needs_prometheus, promtool
+from watching import DASHBOARD, DEPLOY, EXPRESSIONS, PANELS, VARIABLES, chosen, needs_prometheus, promtool
 
 SCRIPT = DEPLOY / "grafana" / "dashboard.py"
-DASHBOARD: dict[str, Any] = json.loads(SCRIPT.with_name("logitserve.json").read_text(encoding="utf-8"))
-VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
-PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
 # Units of Grafana, by its own ids.
 UNITS = {"reqps", "short", "s", "percentunit", "bytes", "none"}
-
-
-def chosen(expr: str) -> str:
-    """The expression that Grafana would send with everything chosen."""
-    for name, value in {"$__rate_interval": "1m", "$window": "1h"}.items():
-        expr = expr.replace(name, value)
-    return re.sub(r"\$(\w+)", lambda found: ".*" if found[1] in VARIABLES else found[0], expr)
 
 
 def test_the_dashboard_is_what_its_script_makes() -> None:

@@ -1,5 +1,7 @@
-"""What tests of deploy/ share: where its files lie, and Prometheus's own tools."""
+"""What tests of deploy/ share: where its files lie, Prometheus's own tools, and the dashboard's expressions."""
 
+import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,10 +13,14 @@ from conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
+DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "logitserve.json").read_text(encoding="utf-8"))
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
+VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None or shutil.which("promtool") is None,
-    reason="prometheus is not on the PATH: make alerts says how to get it",
+    reason="prometheus and promtool are not on the PATH: make alerts gets them",
 )
 
 
@@ -31,3 +37,10 @@ def promtool(*arguments: str | Path, text: str = "") -> str:
     )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     return f"{done.stdout}{done.stderr}"
+
+
+def chosen(expr: str) -> str:
+    """The expression that Grafana would send with everything chosen."""
+    for name, value in {"$__rate_interval": "5m", "$window": "1h"}.items():
+        expr = expr.replace(name, value)
+    return re.sub(r"\$(\w+)", lambda found: ".*" if found[1] in VARIABLES else found[0], expr)
