@@ -7,7 +7,7 @@ EXTRAS ?=
 IMAGE ?= logitserve
 ARGS ?=
 
-.PHONY: help setup serve test swap-proof conformance real-heads lint format models-check accuracy bench bench-peers bench-gpu conformance-peers image locks clean
+.PHONY: help setup serve test swap-proof conformance real-heads alerts lint format models-check accuracy bench bench-peers bench-gpu conformance-peers image locks clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -35,6 +35,10 @@ conformance: .venv-conformance/.ready ## foreign clients as they come, in an env
 real-heads: .venv-real-heads/.ready ## export heads that others trained, with PyTorch, Keras, ONNX and more, and hold what is served against their packages
 	@.venv-real-heads/bin/python -m pytest tests/real_heads -s $(ARGS)
 
+alerts: $(VENV)/.dev ## the alert rules and the dashboard, held against a real Prometheus (Debian's, unpacked into .prometheus unless there is one)
+	@.ci/get-prometheus .prometheus
+	@PATH="$(CURDIR)/.prometheus:$$PATH" $(BIN)/pytest tests/deploy -q $(ARGS)
+
 .venv-real-heads/.ready: requirements/real-heads.lock requirements/build.lock pyproject.toml | $(BIN)/uv
 	@echo "installing heads of others and the libraries that made them into .venv-real-heads (once, some 6 GB)"
 	@$(PYTHON) -m venv .venv-real-heads
@@ -47,7 +51,7 @@ lint: $(VENV)/.dev ## style, strict types, shell scripts, Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/shellcheck .ci/run .ci/first-run .ci/get-perf-analyzer
+	@$(BIN)/shellcheck .ci/run .ci/first-run .ci/get-perf-analyzer .ci/get-prometheus
 	@$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/.dev ## put the code into the house's form
