@@ -15,6 +15,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     rules       what decisions go by, as data
     wire        bytes -> ScoreRequest and ScoreResult -> bytes; pure
     heads       models: their files, sessions and versions
+    feedback    rows that wait for their labels
     finishing   logits and labels -> outputs
     lanes       what waits for heads, and who is scored together
     scorer      the core: score(ScoreRequest) -> ScoreResult

@@ -18,6 +18,7 @@ from service import __version__
 from service.agreement import Agreement
 from service.api import invocations, v1
 from service.api.admin import Admin
+from service.api.feedback import FeedbackRoute
 from service.api.invocations import InvocationsDialect
 from service.api.native import NativeDialect
 from service.api.ops import Documentation, ModelList, Operations
@@ -30,6 +31,7 @@ from service.api.v2_models import V2Models
 from service.api.v2_repository import V2Repository
 from service.api.vertex import VertexDialect
 from service.errors import StartError
+from service.feedback.keeping import Feedback, store_at
 from service.heads.policy import read_policy
 from service.heads.remote import storage_at
 from service.heads.repository import Repository
@@ -94,6 +96,7 @@ def create_app(
         elements=settings.elements_limit,
     )
     scorer = Scorer(repository, batches, metrics.batch)
+    feedback = feedback_of(settings, metrics, run_folder)
     app = Application(
         edge=edge,
         metrics=metrics,
@@ -101,6 +104,7 @@ def create_app(
         repository=repository,
         agreement=Agreement(run_folder, slot, settings.worker_count),
         scorer=scorer,
+        feedback=feedback,
         threads=threads,
         # One looks for all: what it finds is agreed upon, and whoever takes its place looks on.
         watch_interval_s=settings.watch_interval_s if slot == 0 else 0,
@@ -120,10 +124,21 @@ def repository_of(settings: Settings, threads: int) -> Repository:
     )
 
 
+def feedback_of(settings: Settings, metrics: Metrics, run_folder: Path | None) -> Feedback | None:
+    place = settings.feedback_place
+    if place is None:
+        return None
+    if settings.feedback == "auto" and settings.port == 0 and run_folder:
+        place = run_folder / "feedback.sqlite"  # no restart has the same port
+    opening = store_at(place, settings.feedback_ttl_s, settings.feedback_rows_limit)
+    # `judged` is whoever judges predictions by their labels.
+    return Feedback(opening, judged=lambda _model, _version, _logits, _labels: None, count=metrics.feedback)
+
+
 def dialects(app: "Application", settings: Settings, limits: Limits) -> list[list[Route]]:
     """Make every dialect: gRPC's server, and the routes of HTTP's, where a path that two would have is the former's."""
     scorer, repository = app.scorer, app.repository
-    scoring = Scoring(scorer, app.metrics, limits, compress=settings.compress == "on")
+    scoring = Scoring(scorer, app.metrics, limits, compress=settings.compress == "on", feedback=app.feedback)
     operations = Operations(app.edge, app.count, app.board, app.starting)
     catalogue = Catalogue(
         __version__,
@@ -144,6 +159,7 @@ def dialects(app: "Application", settings: Settings, limits: Limits) -> list[lis
     return [
         vertex.routes(),  # first, since it is told its paths: even /predict is Vertex AI's then
         NativeDialect(scoring).routes(),
+        FeedbackRoute(app.feedback, limits).routes(),
         V2Dialect(scoring).routes(),
         V2Models(catalogue, operations.ready).routes(),
         V2Repository(app.rollout, repository.describe, limits).routes(),
@@ -194,6 +210,7 @@ class Application(FastAPI):
         repository: Repository,
         agreement: Agreement,
         scorer: Scorer,
+        feedback: Feedback | None,
         threads: int,
         watch_interval_s: float,
     ) -> None:
@@ -208,6 +225,7 @@ class Application(FastAPI):
         )
         self.edge, self.metrics, self.board = edge, metrics, board
         self.repository, self.scorer, self.threads = repository, scorer, threads
+        self.feedback = feedback
         self.rollout = Rollout(repository, agreement, self.models_changed)
         self.shadow = Shadow(repository, metrics.shadowed, metrics.shadow_dropped)
         self.watch_interval_s = watch_interval_s
@@ -347,6 +365,8 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
         task.cancel()
     await asyncio.wait(tasks)
     app.scorer.close()
+    if app.feedback:
+        app.feedback.close()
     app.shadow.close()
     app.repository.close()
 

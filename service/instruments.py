@@ -95,6 +95,9 @@ SHADOW_SUMS = (
     SHADOW_HARM,
     SHADOW_SQUARES,
 )
+FEEDBACK_ROWS = Instrument(
+    "logitserve_feedback_rows", "counter", ("outcome",), "Labels that came later, by what became of them."
+)
 BATCH_ROWS = Instrument(
     "logitserve_batch_rows", "histogram", ("model", "version"), "Rows that ran through a head together."
 )
@@ -124,6 +127,7 @@ INSTRUMENTS = (
     REJECTED,
     *SHADOW_SUMS,
     SHADOW_DROPPED,
+    FEEDBACK_ROWS,
     BATCH_ROWS,
     QUEUE_ROWS,
     INFLIGHT,

@@ -34,6 +34,7 @@ from service.instruments import (
     DURATION,
     ERRORS,
     FAILURES,
+    FEEDBACK_ROWS,
     GREATEST_OF_WORKERS,
     INFLIGHT,
     INSTRUMENTS,
@@ -140,6 +141,7 @@ class Metrics:
         self._shadows: dict[str, defaultdict[Labels, float]] = {
             instrument.name: defaultdict(float) for instrument in (*SHADOW_SUMS, SHADOW_DROPPED)
         }
+        self._feedback: defaultdict[Labels, int] = defaultdict(int)
         self._models: dict[Labels, float] = {}
         self._inherited: Values = {}
 
@@ -151,6 +153,7 @@ class Metrics:
             **self._of_models(),
             ERRORS.name: dict(self._errors),
             REJECTED.name: dict(self._rejected),
+            FEEDBACK_ROWS.name: dict(self._feedback),
             FAILURES.name: _series(self._failed),
             BATCH_ROWS.name: _series(self._batches),
             QUEUE_ROWS.name: {(): self._queue_rows},
@@ -201,6 +204,9 @@ class Metrics:
 
     def shadow_dropped(self, key: Labels, rows: int) -> None:
         self._shadows[SHADOW_DROPPED.name][key] += rows
+
+    def feedback(self, outcome: str, rows: int) -> None:
+        self._feedback[(outcome,)] += rows
 
     def queue_rows(self, rows: int) -> None:
         self._queue_rows = rows
