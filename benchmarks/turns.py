@@ -22,7 +22,8 @@ from cases import Case, Form, Request
 from codec import BURST_S
 from numpy.typing import NDArray
 
-from service.app import Application, create_app
+from service.app import create_app
+from service.application import Application
 from service.heads.batcher import Arrays, Batcher
 from service.heads.repository import Repository
 from service.outcomes import Deliver

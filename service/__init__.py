@@ -5,6 +5,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     errors      what can go wrong, each with its status and code
     instruments what is measured, by name
     metrics     what is counted, and how workers' counts become one text
+    exposition  counts as Prometheus's text
     agreement   what all workers hold alike, whatever it is
     quota       how many CPUs there are for this process
     outcomes    answers that come later, by a call
@@ -16,6 +17,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     wire        bytes -> ScoreRequest and ScoreResult -> bytes; pure
     quality     how good heads are while they serve, counted beside the answers
     heads       models: their files, sessions and versions
+    feedback    rows that wait for their labels
     finishing   logits and labels -> outputs
     lanes       what waits for heads, and who is scored together
     scorer      the core: score(ScoreRequest) -> ScoreResult
@@ -23,6 +25,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     rollout     loading and unloading versions while serving, in all workers alike
     api         HTTP: the edge that every route shares, and the routes
     client      the same wire from the other side
+    application one worker's application: how it starts, follows its models and ends
     app         everything assembled on one page
     workers     processes, signals, draining
     loadtest    many clients, measured

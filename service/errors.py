@@ -15,7 +15,7 @@
         ├── Invalid              422  it parses, but the values break the contract
         ├── QueueFull            429  too much waits already; Retry-After says when to come again
         ├── Unforeseen           500  a fault of ours; the caller gets one fixed sentence
-        ├── NotReady             503  starting, draining, or no version is ready
+        ├── NotReady             503  starting, draining, no version is ready, or no room for feedback
         └── DeadlineExceeded     504  the time allowed passed before the work was done
 
 Statuses are plain integers: this module knows no web framework. `api.transport` is the one place
@@ -195,6 +195,10 @@ class Invalid(RequestError):
         "infinite_loss": "A loss is infinite",
         "not_linear": "The head is not linear",
         "not_loadable": "A version cannot be loaded",
+        "feedback_off": "Rows are not kept for their labels",
+        "row_ids_type": "The row ids are not a list of strings",
+        "row_ids_shape": "There are not as many row ids as rows, or as labels",
+        "row_ids_value": "A row id is empty, too long, not printable or repeated",
     }
 
 
@@ -210,7 +214,10 @@ class Unforeseen(RequestError):
 
 class NotReady(RequestError):
     status = 503
-    titles: ClassVar = {"not_ready": "The service is not ready"}
+    titles: ClassVar = {
+        "not_ready": "The service is not ready",
+        "feedback_unavailable": "Rows cannot be kept for their labels now",
+    }
 
 
 class DeadlineExceeded(RequestError):

@@ -206,6 +206,9 @@ MEMORY = Instrument(
     (),
     "Resident memory of all workers, shared pages counted in each.",
 )
+FEEDBACK_ROWS = Instrument(
+    "logitserve_feedback_rows", "counter", ("outcome",), "Labels that came later, by what became of them."
+)
 BATCH_ROWS = Instrument(
     "logitserve_batch_rows", "histogram", ("model", "version"), "Rows that ran through a head together."
 )
@@ -236,6 +239,7 @@ INSTRUMENTS = (
     *SHADOW_SUMS,
     SHADOW_DROPPED,
     *QUALITY,
+    FEEDBACK_ROWS,
     BATCH_ROWS,
     QUEUE_ROWS,
     INFLIGHT,

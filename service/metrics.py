@@ -3,7 +3,7 @@
 Counts are plain numbers in dictionaries: a request pays for a few dictionary updates, never for a call
 into prometheus_client, whose multi-process mode costs 3 µs an update and drops the gauges of dead workers.
 Each worker publishes a snapshot into a memory-mapped file of the run folder (`Board`); whoever answers
-`/metrics` sums all of them. prometheus_client only writes the text.
+`/metrics` sums all of them.
 """
 
 import mmap
@@ -20,13 +20,6 @@ from typing import TypeAlias
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
 
 from service.instruments import (
     BATCH_ROWS,
@@ -35,6 +28,7 @@ from service.instruments import (
     ERRORS,
     FAILED_VERSIONS,
     FAILURES,
+    FEEDBACK_ROWS,
     GREATEST_OF_WORKERS,
     INFLIGHT,
     INSTRUMENTS,
@@ -51,7 +45,6 @@ from service.instruments import (
     STAGES,
     SUM,
     WORKERS,
-    Instrument,
     Labels,
     Seconds,
 )
@@ -144,6 +137,7 @@ class Metrics:
         self._shadows: dict[str, defaultdict[Labels, float]] = {
             instrument.name: defaultdict(float) for instrument in (*SHADOW_SUMS, SHADOW_DROPPED)
         }
+        self._feedback: defaultdict[Labels, int] = defaultdict(int)
         self._models: dict[Labels, float] = {}
         self._failed_versions: dict[Labels, float] = {}
         self._inherited: Values = {}
@@ -156,6 +150,7 @@ class Metrics:
             **self._of_models(),
             ERRORS.name: dict(self._errors),
             REJECTED.name: dict(self._rejected),
+            FEEDBACK_ROWS.name: dict(self._feedback),
             FAILURES.name: _series(self._failed),
             BATCH_ROWS.name: _series(self._batches),
             QUEUE_ROWS.name: {(): self._queue_rows},
@@ -208,6 +203,9 @@ class Metrics:
 
     def shadow_dropped(self, key: Labels, rows: int) -> None:
         self._shadows[SHADOW_DROPPED.name][key] += rows
+
+    def feedback(self, outcome: str, rows: int) -> None:
+        self._feedback[(outcome,)] += rows
 
     def queue_rows(self, rows: int) -> None:
         self._queue_rows = rows
@@ -356,44 +354,3 @@ def summed(snapshots: Iterable[Values]) -> Values:
                 else:
                     _add(total[name], labels, value)
     return total
-
-
-class Exposition:
-    """Writes values as Prometheus text, by a registry that a test may give."""
-
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self._registry = registry or CollectorRegistry()
-        self._values: Values = {}
-        self._registry.register(self)
-
-    CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-    def text(self, values: Values) -> bytes:
-        self._values = values
-        return generate_latest(self._registry)
-
-    def describe(self) -> Iterable[Metric]:
-        return []  # nothing is collected at registration
-
-    def collect(self) -> Iterator[Metric]:
-        for instrument in INSTRUMENTS:
-            series = self._values.get(instrument.name, {})
-            if instrument.kind == "histogram":
-                yield _histogram(instrument, series)
-                continue
-            family = CounterMetricFamily if instrument.kind == "counter" else GaugeMetricFamily
-            metric = family(instrument.name, instrument.help, labels=instrument.labels)
-            for labels, value in sorted(series.items()):
-                metric.add_metric(labels, value)
-            yield metric
-
-
-def _histogram(instrument: Instrument, series: dict[Labels, float]) -> HistogramMetricFamily:
-    metric = HistogramMetricFamily(instrument.name, instrument.help, labels=instrument.labels)
-    for labels in sorted({key[:-1] for key in series}):
-        cumulative, buckets = 0.0, []
-        for place, bound in enumerate((*map(str, BUCKETS[instrument.name]), "+Inf")):
-            cumulative += series.get((*labels, str(place)), 0)
-            buckets.append((bound, cumulative))
-        metric.add_metric(labels, buckets, sum_value=series.get((*labels, SUM), 0))
-    return metric

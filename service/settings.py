@@ -45,6 +45,14 @@ Location: TypeAlias = Annotated[
 ]
 
 
+StoreUrl: TypeAlias = Annotated[str, Field(pattern=r"^rediss?://[^:/?#@\s]+(:[0-9]+)?(/[0-9]*)?$")]
+
+
+Store: TypeAlias = Annotated[
+    Auto | Off | StoreUrl | Annotated[Path, AfterValidator(_no_url)], Field(union_mode="left_to_right")
+]
+
+
 def _sendable(key: SecretStr) -> SecretStr:
     if not re.fullmatch("[!-~]*", key.get_secret_value()):
         raise ValueError
@@ -254,6 +262,25 @@ class Settings(BaseModel):
         "how far back /models/{model}/quality looks beside all since start: long enough for some hundred labels, short"
         " enough to see a change",
     )
+    feedback: Store = _setting(
+        "auto",
+        "auto, off, the path of a file, or a redis:// URL without credentials",
+        "where rows that were predicted with row_ids wait for their labels: the path of a SQLite file, which"
+        " all workers share, a redis:// URL without credentials (extra redis), which replicas share, or off; auto is"
+        " logitserve-feedback-<port>.sqlite in run_dir, so that a restart finds it, and two services have two",
+    )
+    feedback_ttl_s: Seconds = _setting(
+        86400.0,
+        "a number of seconds above 0",
+        "how long rows wait for their labels: a day, within which most of those come that come at all; for as long"
+        " again a late one is told from one that nobody knows",
+    )
+    feedback_rows_limit: Limit = _setting(
+        1_000_000,
+        "a whole number above 0",
+        "most rows that are remembered; the oldest are forgotten first; a row takes 4 bytes a class (8 in float64)"
+        " and some 150 more, so that these take 190 MB with 10 classes and 4 GB with 1000",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info",
         "debug, info, warning or error",
@@ -263,6 +290,13 @@ class Settings(BaseModel):
     @property
     def worker_count(self) -> int:
         return cpu_quota() if self.workers == "auto" else self.workers
+
+    @property
+    def feedback_place(self) -> Path | str | None:
+        """Where rows wait for their labels; None where nowhere."""
+        if self.feedback == "auto":
+            return self.run_dir / f"logitserve-feedback-{self.port}.sqlite"
+        return None if self.feedback == "off" else self.feedback
 
     @property
     def thread_count(self) -> int:

@@ -21,6 +21,9 @@ Operation: TypeAlias = Literal["softmax", "loss", "predict"]
 LabelFormat: TypeAlias = Literal["index", "dense"]
 Reduction: TypeAlias = Literal["mean", "sum", "none", "sum_over_batch_size", "mean_with_sample_weight"]
 
+# Names of rows for later, one after the other; True asks for some to be made.
+RowIds: TypeAlias = Literal[True] | tuple[str, ...]
+
 # An output is an array, a number, a list of names of any nesting, or None (the mean of nothing).
 Output: TypeAlias = NDArray[np.generic] | float | int | str | list["Output"] | None
 
@@ -225,6 +228,8 @@ class ScoreRequest(NamedTuple):
         The exact version that "predict" asks for.
     decision : Decision or None
         What decisions go by: the request's own rules, or the head's.
+    row_ids : True, tuple of str or None
+        By which the rows are to be found again when their labels come.
     """
 
     operation: Operation
@@ -240,6 +245,7 @@ class ScoreRequest(NamedTuple):
     top_contributions: int = 10
     decision: Decision | None = None
     calibration: Calibration | None = None
+    row_ids: RowIds | None = None
 
     @property
     def dense(self) -> FloatArray:

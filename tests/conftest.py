@@ -17,7 +17,7 @@ from hypothesis import settings
 import service  # noqa: F401 - turns onnxruntime's telemetry off before any test imports it
 
 if TYPE_CHECKING:
-    from service.app import Application
+    from service.application import Application
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"

@@ -13,7 +13,8 @@ from conftest import MODELS, connected
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from service.app import Application, create_app
+from service.app import create_app
+from service.application import Application
 from service.errors import ModelError, StartError
 from service.settings import Settings
 

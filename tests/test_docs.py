@@ -60,10 +60,11 @@ def grpc_address() -> str:
 
 
 @pytest.fixture(scope="module")
-def address(grpc_address: str) -> Iterator[str]:
+def address(grpc_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     grpc_port = f"--grpc-port={grpc_address.rpartition(':')[2]}"
     flags = "--vertex-predict-route=/vertex", "--admin-key=change-me", grpc_port  # as pages have them
-    with running_service(*flags) as service:
+    feedback = f"--feedback={tmp_path_factory.mktemp('feedback') / 'rows.sqlite'}"
+    with running_service(*flags, feedback) as service:
         yield f"127.0.0.1:{service.port}"
 
 

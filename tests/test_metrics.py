@@ -12,8 +12,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.exposition import Exposition
 from service.instruments import BUCKETS_S, INSTRUMENTS
-from service.metrics import NOTED, Board, Exposition, Metrics, Values, summed
+from service.metrics import NOTED, Board, Metrics, Values, summed
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -13,7 +13,8 @@ import tritonclient.grpc.aio
 from conftest import MODELS, connected
 from numpy.typing import NDArray
 
-from service.app import Application, create_app
+from service.app import create_app
+from service.application import Application
 from service.client import AsyncClient
 from service.settings import Settings
 from service.types import Labels, ScoreRequest

@@ -53,6 +53,8 @@ def test_threads_are_the_quota_divided_by_the_workers(monkeypatch: pytest.Monkey
         ("elements_limit", "1", "0"),
         ("json_depth_limit", "3", "2"),
         ("request_timeout_s", "0.001", "0"),
+        ("feedback_ttl_s", "0.001", "0"),
+        ("feedback_rows_limit", "1", "0"),
         ("keep_alive_s", "1", "0"),
         ("drain_delay_s", "0", "-0.1"),
         ("watch_interval_s", "0", "-0.1"),
@@ -123,3 +125,24 @@ def test_a_url_that_carries_credentials_is_refused_without_showing_them(url: str
         read({"models": url}, environ={})
     assert str(raised.value).startswith("--models: expected a folder, or a URL without credentials")
     assert "hid" not in str(raised.value) or "://" not in url
+
+
+@pytest.mark.parametrize("place", ["redis://redis", "redis://10.0.0.1:6379/3", "rediss://a.b.c:1/"])
+def test_rows_may_wait_in_redis(place: str) -> None:
+    assert Settings(feedback=place).feedback_place == place
+
+
+@pytest.mark.parametrize(
+    "place", ["redis://user:secret@redis:6379", "redis://:secret@redis", "http://redis", "redis://r/0?a=b"]
+)
+def test_credentials_and_other_urls_are_no_place_for_rows(place: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(feedback=place)
+
+
+def test_rows_wait_in_a_file_by_port_unless_told_otherwise(tmp_path: Path) -> None:
+    assert (
+        Settings(run_dir=tmp_path, port=9000).feedback_place == tmp_path / "logitserve-feedback-9000.sqlite"
+    )
+    assert Settings(feedback="off").feedback_place is None
+    assert read({"feedback": "rows.sqlite"}, environ={}).settings.feedback_place == Path("rows.sqlite")

@@ -5,10 +5,11 @@ from functools import partial
 from service.api.exchange import Answer, Exchange
 from service.api.scoring import Decoded, Encoded, Scoring
 from service.api.transport import Route, conversed
+from service.errors import Invalid
 from service.outcomes import Deliver
 from service.types import Operation, ScoreRequest, ScoreResult
 from service.wire import native, schemas
-from service.wire.media import JSON
+from service.wire.media import JSON, NPY
 
 NAMED, VERSIONED = "/models/{model}/predict", "/models/{model}/versions/{version}/predict"
 
@@ -49,7 +50,12 @@ class NativeDialect:
         )
         if not isinstance(request, ScoreRequest):
             return Decoded(request, partial(_encode_each, accepted))
-        return Decoded(request, _encode_json if accepted == JSON else partial(_encode, accepted))
+        if accepted == JSON:
+            return Decoded(request, _encode_json)
+        if accepted == NPY and request.row_ids is True:
+            message = f"the ids that are made need an answer with room for them, and {NPY} holds one array"
+            raise Invalid("unknown_option_value", message, path="row_ids")
+        return Decoded(request, partial(_encode, accepted))
 
 
 def _encode_json(result: ScoreResult) -> Encoded:

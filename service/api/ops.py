@@ -10,7 +10,8 @@ import orjson
 from service.api.exchange import Answer, Exchange, header_lines
 from service.api.transport import Edge, Route
 from service.errors import NotFound, NotReady
-from service.metrics import Board, Exposition, Values, summed
+from service.exposition import Exposition
+from service.metrics import Board, Values, summed
 
 JSON = "application/json"
 

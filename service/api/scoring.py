@@ -7,15 +7,16 @@ import math
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 
 from service.api.exchange import Answer, Exchange, header_lines
+from service.feedback.keeping import Feedback, feedback_off
 from service.metrics import Metrics
 from service.outcomes import Deliver
 from service.scorer import INLINE_COST, Scorer
-from service.types import ScoreRequest, ScoreResult
+from service.types import FloatArray, Output, RowIds, ScoreRequest, ScoreResult
 from service.wire import encodings
 from service.wire.limits import Limits
 
@@ -59,13 +60,25 @@ DecodeCost: TypeAlias = Callable[[Exchange, bytes], float]
 
 
 class Scoring:
-    """`compress` says whether answers are compressed for whoever asks, which many clients do unthinkingly."""
+    """`compress` says whether answers are compressed for whoever asks, which many clients do unthinkingly.
 
-    def __init__(self, scorer: Scorer, metrics: Metrics, limits: Limits, *, compress: bool = False) -> None:
+    `feedback` is where rows wait for their labels, None where nowhere.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        metrics: Metrics,
+        limits: Limits,
+        *,
+        compress: bool = False,
+        feedback: Feedback | None = None,
+    ) -> None:
         self.scorer = scorer
         self.metrics = metrics
         self.limits = limits
         self.compress = compress
+        self.feedback = feedback
 
     def begin(
         self,
@@ -136,9 +149,39 @@ class _Passage:
         self.decoded_s = time.monotonic()
         exchange, request = self.exchange, decoded.request
         if isinstance(request, ScoreRequest):
-            self.scoring.scorer.begin(request, exchange.deadline_s, self.encode, exchange.gone)
+            if request.row_ids is None:
+                self.scoring.scorer.begin(request, exchange.deadline_s, self.encode, exchange.gone)
+            else:
+                self.score_and_keep(request, request.row_ids)
         else:
             self.scoring.scorer.begin_each(request, exchange.deadline_s, self.encode, exchange.gone)
+
+    def score_and_keep(self, request: ScoreRequest, row_ids: RowIds) -> None:
+        """Score a request whose rows are to wait for their labels, by their logits, whatever else is answered."""
+        feedback, deadline_s = self.scoring.feedback, self.exchange.deadline_s
+        if feedback is None:
+            self.deliver(feedback_off("row_ids"))
+            return
+
+        def keep(scored: ScoreResult | Exception) -> None:
+            if isinstance(scored, Exception) or scored.head is None:
+                self.encode(scored)
+                return
+            outputs = dict(scored.outputs)
+            logits = cast("FloatArray", outputs["logits"] if answers_logits else outputs.pop("logits"))
+            answer = partial(self.encode_kept, scored._replace(outputs=outputs))
+            feedback.keep(scored.head, row_ids, logits, deadline_s, answer)
+
+        answers_logits = "logits" in request.outputs
+        outputs = request.outputs if answers_logits else (*request.outputs, "logits")
+        self.scoring.scorer.begin(request._replace(outputs=outputs), deadline_s, keep, self.exchange.gone)
+
+    def encode_kept(self, scored: ScoreResult, row_ids: Output | Exception) -> None:
+        if isinstance(row_ids, Exception):
+            self.fail(row_ids)
+        else:
+            scored.outputs["row_ids"] = row_ids
+            self.encode(scored)
 
     def encode(self, scored: ScoreResult | tuple[ScoreResult, ...] | Exception) -> None:
         if isinstance(scored, Exception):

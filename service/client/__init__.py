@@ -15,6 +15,7 @@ from service.client.answers import (
     ClientError,
     ConnectionFailed,
     InvalidRequest,
+    Joined,
     ServiceError,
     Unavailable,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "ClientError",
     "ConnectionFailed",
     "InvalidRequest",
+    "Joined",
     "LossOptions",
     "PredictOptions",
     "ServiceError",

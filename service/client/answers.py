@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from service.errors import LogitserveError, Offence
 from service.types import FloatArray, IndexArray
+from service.wire.feedback import OTHERWISE
 
 T = TypeVar("T")
 
@@ -50,6 +51,32 @@ class _Output(Generic[T]):
         return output
 
 
+@dataclass(frozen=True)
+class Left:
+    """Labels that were not joined: how many, and by which ids they came."""
+
+    count: int
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What became of labels that were sent later.
+
+    Attributes
+    ----------
+    joined : int
+        Rows that have their label now.
+    unknown, expired, repeated : Left
+        Ids that no row was kept by, whose label came too late, or that have their label already.
+    """
+
+    joined: int
+    unknown: Left
+    expired: Left
+    repeated: Left
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Answer(Mapping[str, Any]):
     """The outputs of one call, as attributes (`answer.classes`) and as a mapping (`answer["classes"]`).
@@ -72,6 +99,8 @@ class Answer(Mapping[str, Any]):
         -1 and an empty name where none was decided on.
     expected_costs : float array, one per example
     adjusted_probabilities : float array, in the shape of the probabilities
+    row_ids : str array, in the shape of classes
+        By which the labels of the rows are sent later, with `feedback`.
     contributions : dict of `features` (int64 array) and `values` (float array), [..., top_contributions]
     outputs : mapping
         All of the above that came, by name, and whatever else did.
@@ -110,6 +139,7 @@ class Answer(Mapping[str, Any]):
     decided_names = _Output[NDArray[np.str_]]()
     expected_costs = _Output[FloatArray]()
     adjusted_probabilities = _Output[FloatArray]()
+    row_ids = _Output[NDArray[np.str_]]()
     contributions = _Output[dict[str, NDArray[Any]]]()
 
     def __getitem__(self, name: str) -> Any:
@@ -215,6 +245,11 @@ def answer_of(
         version=head["version"],
         digest=headers.get("x-model-digest"),
     )
+
+
+def joined_of(found: Mapping[str, Any]) -> Joined:
+    left = {name: Left(found[name]["count"], tuple(found[name]["ids"])) for name in OTHERWISE}
+    return Joined(found["joined"], **left)
 
 
 def _problem(response: httpx.Response) -> dict[str, Any]:

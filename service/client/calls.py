@@ -12,14 +12,16 @@ import httpx
 import numpy as np
 from numpy.typing import ArrayLike
 
-from service.client.answers import Answer, Unavailable, answer_of, error_of
+from service.client.answers import Answer, Joined, Unavailable, answer_of, error_of, joined_of
 from service.client.attempts import Steps, attempts
 from service.types import LabelFormat, Operation, Reduction
-from service.wire import media, native
+from service.wire import feedback, media, native
 
 HttpT = TypeVar("HttpT", httpx.Client, httpx.AsyncClient)
 TransportT = TypeVar("TransportT")
 Media: TypeAlias = Literal["auto", "json", "npz"]
+# Of rows of several heads, some may be indices and some names.
+DelayedLabels: TypeAlias = ArrayLike | Sequence[int | str]
 MEDIA_TYPES = {"json": media.JSON, "npz": media.NPZ}
 
 # Where, with both sides added up, the digits of JSON begin to cost more than the fixed price of a zip archive.
@@ -28,7 +30,7 @@ TENSORS = ("logits", "features", "labels", "class_weight", "sample_weight")
 # Attributes of the answer, not outputs.
 HEAD = frozenset({"model", "version"})
 NULLABLE = frozenset({"loss", "accuracy"})
-PER_EXAMPLE = frozenset({"classes", "predicted_names", "entropy", "losses", "brier"})
+PER_EXAMPLE = frozenset({"classes", "predicted_names", "entropy", "losses", "brier", "row_ids"})
 
 
 class SoftmaxOptions(TypedDict, total=False):
@@ -65,6 +67,7 @@ class PredictOptions(LossOptions, total=False):
     calibration: Literal["model", "none"]
     top_contributions: int
     decision: Mapping[str, Any]
+    row_ids: Literal[True] | Sequence[str]
 
 
 class Sparse(Protocol):
@@ -151,6 +154,14 @@ class Calls(ABC, Generic[HttpT, TransportT]):
         _check_media(response, media_type)
         return response, media_type
 
+    def feedback_steps(self, ids: ArrayLike, labels: DelayedLabels, timeout_s: float | None) -> Steps[Joined]:
+        body = feedback.encode_request(np.ravel(ids).tolist(), _labels(labels))
+        headers = {"content-type": media.JSON, "accept": media.JSON}
+        request = self._http.build_request("POST", "/feedback", content=body, headers=headers)
+        response = yield from attempts(request, timeout_s=timeout_s or self._timeout_s, at_most=self._at_most)
+        _check_media(response, media.JSON)
+        return joined_of(feedback.decode_result(response.content))
+
     def _get(self, path: str, *, at_most: int | None = None) -> Steps[httpx.Response]:
         request = self._http.build_request("GET", path)
         return (yield from attempts(request, timeout_s=self._timeout_s, at_most=at_most or self._at_most))
@@ -187,6 +198,13 @@ def features_fields(features: ArrayLike | Sparse, options: PredictOptions) -> di
     rows = features.tocsr()
     parts = {"indptr": rows.indptr, "indices": rows.indices, "data": rows.data}
     return {"features": {**parts, "num_features": int(rows.shape[-1])}, **options}
+
+
+def _labels(labels: DelayedLabels) -> list[Any]:
+    """List labels; numpy would make text of indices that stand among names."""
+    if isinstance(labels, list) and {int, str}.issuperset(map(type, labels)):
+        return labels
+    return list(np.ravel(labels).tolist())
 
 
 def _check_media(response: httpx.Response, media_type: str) -> None:

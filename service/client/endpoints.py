@@ -9,10 +9,11 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 from numpy.typing import ArrayLike
 
-from service.client.answers import Answer
+from service.client.answers import Answer, Joined
 from service.client.attempts import Outcome, Steps, connection_failed
 from service.client.calls import (
     Calls,
+    DelayedLabels,
     LossOptions,
     PredictOptions,
     SoftmaxOptions,
@@ -141,7 +142,8 @@ class Client(Calls[httpx.Client, httpx.BaseTransport]):
         timeout_s : float, optional
             In place of the client's.
         **options
-            Those of `loss` and `labels`, `model`, `version`, `calibration`, `top_contributions`: see `PredictOptions`.
+            Those of `loss` and `labels`, `model`, `version`, `calibration`, `top_contributions`, `row_ids`: see
+            `PredictOptions`.
 
         Returns
         -------
@@ -203,6 +205,36 @@ class Client(Calls[httpx.Client, httpx.BaseTransport]):
         """
         fields = features_fields(features, options)
         return self._drive(self.predict_each_steps(fields, models, timeout_s))
+
+    def feedback(self, ids: ArrayLike, labels: DelayedLabels, *, timeout_s: float | None = None) -> Joined:
+        """Send the labels of rows that were predicted with `row_ids`.
+
+        Parameters
+        ----------
+        ids : array of str
+            The `row_ids` of answers.
+        labels : array
+            The true class of each, as an index or a name of the head that scored it.
+        timeout_s : float, optional
+            In place of the client's.
+
+        Returns
+        -------
+        Joined
+            How many rows were joined, and the ids of the others. One that was sent twice, because the connection
+            broke before the first answer came, is among the repeated.
+
+        Raises
+        ------
+        InvalidRequest, Unavailable, ServiceError, ConnectionFailed
+
+        Examples
+        --------
+        >>> answer = client.predict(images[:2], row_ids=True)
+        >>> client.feedback(answer.row_ids, ["zero", "one"]).joined
+        2
+        """
+        return self._drive(self.feedback_steps(ids, labels, timeout_s))
 
     def models(self) -> list[dict[str, Any]]:
         """List the models with their versions, inputs, class names and digests."""
@@ -312,6 +344,12 @@ class AsyncClient(Calls[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         """See `Client.predict_each`."""
         fields = features_fields(features, options)
         return await self._drive(self.predict_each_steps(fields, models, timeout_s))
+
+    async def feedback(
+        self, ids: ArrayLike, labels: DelayedLabels, *, timeout_s: float | None = None
+    ) -> Joined:
+        """See `Client.feedback`."""
+        return await self._drive(self.feedback_steps(ids, labels, timeout_s))
 
     async def models(self) -> list[dict[str, Any]]:
         """See `Client.models`."""

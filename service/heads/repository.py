@@ -68,6 +68,7 @@ class Repository:
         self.shadows: dict[str, Head] = {}
         self._asks: dict[Key, int] = {}
         self._failures: dict[Key, str] = {}
+        self._known: dict[Key, HeadInfo] = {}
 
     def stored(self) -> list[StoredVersion]:
         """Look at what lies there now; `StartError` where there is nothing, or where it cannot be asked."""
@@ -174,6 +175,10 @@ class Repository:
         """Everything that serves now."""
         return [head.info for head in self._serving().values()]
 
+    def known(self, model: str, version: str) -> HeadInfo | None:
+        """What serves now under this number, or served last since the start."""
+        return self._known.get((model, version))
+
     def describe(self) -> list[dict[str, Any]]:
         """Everything that may be told of the heads, model by model, as JSON values."""
         plan = self.plan
@@ -230,6 +235,7 @@ class Repository:
         left = [(head, now_s) for key, head in self._serving().items() if heads.get(key) is not head]
         self._left = (*self._left, *left)
         self._heads = shown
+        self._known |= {key: head.info for key, head in heads.items()}
 
     def _name(self, shown: Mapping[str, Mapping[str, Head]]) -> None:
         """Find each model's shadow, and its newest version beside that, which answers where no version is named."""

@@ -28,6 +28,7 @@ from service.wire.outputs import (
     choose_outputs,
     with_decision,
 )
+from service.wire.row_ids import read_row_ids
 
 HeadOf: TypeAlias = Callable[[str | None, str | None], HeadInfo]
 
@@ -95,6 +96,10 @@ def assemble_each(fields: Mapping[str, Any], *, limits: Limits, head_of: HeadOf)
         features are as many as no other's, is named by its place (`models[1]`).
     """
     plan = _plan_of("predict", fields, None)
+    if "row_ids" in fields:
+        raise Invalid(
+            "unknown_field", "expected one model: an id stands for a row of one head", path="row_ids"
+        )
     heads = _find_each(plan.options, head_of)
     read: dict[FloatType, Features] = {}
     requests = []
@@ -162,6 +167,7 @@ def _assemble(
         min(options.top_contributions, head.num_features if head else 10),
         decision,
         head.calibration if head and options.calibration == "model" else None,
+        read_row_ids(fields["row_ids"], math.prod(scale.batch_shape)) if "row_ids" in fields else None,
     )
 
 
@@ -184,6 +190,8 @@ def _plan_of(operation: Operation, fields: Mapping[str, Any], named: tuple[str, 
     if fields.keys() <= TENSORS:
         return _remembered(operation, tuple(fields), b"", named)
     said = {name: value for name, value in fields.items() if name not in TENSORS}
+    if type(said.get("row_ids")) is list:  # which no other request has
+        return _plan(operation, fields, named)
     try:
         options = orjson.dumps(said)  # tells 1, 1.0 and true apart, which are equal
     except orjson.JSONEncodeError:  # arrays, and what no option can be

@@ -30,8 +30,8 @@ TYPE_CODES = {
     "class_weight": "class_weight_value",
     "sample_weight": "sample_weight_value",
 }
-# What the protocol or the path says already, so that it is no option here.
-_NO_OPTIONS = {*TYPE_CODES, "model", "models", "version", "outputs"}
+# What the protocol or the path says already, so that it is no option here, and what is the native routes' own.
+_NO_OPTIONS = {*TYPE_CODES, "model", "models", "version", "outputs", "row_ids"}
 # The protocol's own words that change no number: they are read over.
 _RESERVED = {
     "sequence_id",

@@ -27,7 +27,7 @@ TENSORS: dict[Operation, tuple[str, ...]] = {
     "predict": ("features", "labels", "sample_weight"),
 }
 # Rows come first, classes last, and one head answers.
-_NO_OPTIONS = {name for names in TENSORS.values() for name in names} | {"axis", "models"}
+_NO_OPTIONS = {name for names in TENSORS.values() for name in names} | {"axis", "models", "row_ids"}
 
 # One number for the whole request, so that there is none for a row.
 _WITHOUT_ROWS = ("loss", "count", "accuracy")

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 INTEGER_OUTPUTS = {"classes", "decisions", "top_classes", "count", "contributions.features"}
-TEXT_OUTPUTS = {"predicted_names", "decided_names", "top_names", "model", "version"}
+TEXT_OUTPUTS = {"predicted_names", "decided_names", "top_names", "model", "version", "row_ids"}
 
 _PART = f"{sparse.FIELD}."
 _CONTRIBUTIONS = {"contributions.features": "features", "contributions.values": "values"}
@@ -152,6 +152,8 @@ def encode_request(
         return json_writer.dumps({name: _as_json(value) for name, value in said.items()}), {}
     kinds = FIELDS[operation]
     in_body = {name for name in said if kinds.get(name) in (ARRAY, TENSOR) or name == "class_names"}
+    if said.get("row_ids", True) is not True:
+        in_body.add("row_ids")
     sent = dict(_flattened({name: value for name, value in said.items() if name in in_body}))
     body = arrays.write_npz({name: _sent_array(name, value) for name, value in sent.items()})
     return body, {name: _query_text(said[name]) for name in said if name not in in_body}
@@ -266,7 +268,11 @@ def _widened(value: Any) -> Any:
 
 
 def _sent_array(name: str, value: Any) -> NDArray[Any]:
-    if isinstance(value, np.ndarray) or name in {"labels", "class_names"} or name.startswith(_PART):
+    if (
+        isinstance(value, np.ndarray)
+        or name in {"labels", "class_names", "row_ids"}
+        or name.startswith(_PART)
+    ):
         return np.asarray(value)
     try:
         # numpy would make text of all numbers among which the string "-Infinity" masks a class.

@@ -95,6 +95,12 @@ def _object(value: Any) -> dict[str, Any]:
     return value
 
 
+def _row_ids(value: Any) -> Any:
+    if value is not True and type(value) not in {list, np.ndarray}:
+        raise _Mismatch
+    return value
+
+
 def _array(value: Any) -> Any:
     if type(value) not in {list, int, float, np.ndarray}:
         raise _Mismatch
@@ -139,6 +145,10 @@ def _parse_object(texts: Sequence[str]) -> Any:
         raise _Mismatch from None
 
 
+def _parse_row_ids(texts: Sequence[str]) -> Any:
+    return True if texts == ["true"] else _parse_strings(texts)
+
+
 def _parse_array(_texts: Sequence[str]) -> NoReturn:
     raise _Mismatch
 
@@ -150,6 +160,7 @@ STRING = Kind("a string", _string, _single)
 STRINGS = Kind("a list of strings", _strings, _parse_strings)
 OBJECT = Kind("an object", _object, _parse_object)
 ARRAY = Kind("an array in the body", _array, _parse_array)
+ROW_IDS = Kind("true or a list of strings", _row_ids, _parse_row_ids)
 # Read by `fields`, whose errors name the place in the tensor.
 TENSOR = Kind(ARRAY.name, lambda value: value, _parse_array)
 
@@ -181,6 +192,7 @@ _PREDICT = {
     "calibration": STRING,
     "top_contributions": INTEGER,
     "decision": OBJECT,
+    "row_ids": ROW_IDS,
 }
 
 FIELDS: dict[Operation, dict[str, Kind]] = {
@@ -202,7 +214,7 @@ CHOICES = {
 
 _DEFAULTS = Options()
 TENSORS = frozenset({"logits", "features", "labels"})
-_NO_OPTIONS = TENSORS | {"class_weight", "sample_weight"}
+_NO_OPTIONS = TENSORS | {"class_weight", "sample_weight", "row_ids"}
 
 
 def check_names(

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, get_args
 from service.errors import MAX_OFFENCES
 from service.rules import DECISION_SCHEMA
 from service.types import Operation, Reduction
-from service.wire import media, sparse
+from service.wire import media, row_ids, sparse
 from service.wire.nested import NON_FINITE
 from service.wire.options import CHOICES, FIELDS, REQUIRED, Options
 from service.wire.outputs import KNOWN
@@ -135,6 +135,7 @@ _FIELDS: dict[str, Schema] = {
         "minimum": 1,
     },
     "decision": DECISION_SCHEMA,
+    "row_ids": row_ids.FIELD,
 }
 
 _OUTPUTS: dict[str, Schema] = {
@@ -321,9 +322,10 @@ def answer_schema(operation: Operation) -> Schema:
     """Return the JSON Schema of an answer; which outputs it has is the request's choice."""
     properties = {name: _OUTPUTS[name] for name in KNOWN[operation]}
     head = {"model": _TEXT, "version": _TEXT} if operation == "predict" else {}
+    ids = {"row_ids": row_ids.OUTPUT} if head else {}
     return {
         "type": "object",
-        "properties": head | properties,
+        "properties": head | properties | ids,
         "required": list(head),
         "additionalProperties": False,
     }

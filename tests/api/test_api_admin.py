@@ -10,7 +10,8 @@ import pytest
 from conftest import MODELS, Serve, connected
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.app import Application, create_app
+from service.app import create_app
+from service.application import Application
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio

@@ -154,6 +154,35 @@ async def test_traffic_without_labels_is_seen(client: httpx.AsyncClient) -> None
     assert found["logitserve_resident_memory_bytes"][()] > 1e7
 
 
+@pytest.mark.parametrize("calibration", [None, {"method": "temperature", "temperature": 3}])
+async def test_labels_that_come_later_count_as_if_they_had_come_at_once(
+    tmp_path: Path, calibration: dict[str, Any] | None
+) -> None:
+    folder = tmp_path / "heads" / "digits" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes((MODELS / "digits" / "1" / "model.onnx").read_bytes())
+    (folder / "head.json").write_text(json.dumps({"calibration": calibration}), encoding="utf-8")
+    found = []
+    for later in (False, True):
+        app = create_app(Settings(models=tmp_path / "heads", feedback=str(tmp_path / f"{later}.sqlite")))
+        async with app.router.lifespan_context(app), connected(app) as client:
+            body = batch(0)
+            labels = body["labels"] if not later else body.pop("labels")
+            answer = await client.post("/predict", json={**body, **({"row_ids": True} if later else {})})
+            assert answer.status_code == 200, answer.text
+            if later:
+                sent = {"ids": answer.json()["row_ids"], "labels": labels}
+                answer = await client.post("/feedback", json=sent)
+                assert answer.json()["joined"] == 50
+            (version,) = (await quality_of(client))["versions"]
+            found.append(version["since_start"])
+    assert found[0]["traffic"] == found[1]["traffic"]
+    one, other = (part["labelled"] for part in found)
+    assert one["log_loss"] == pytest.approx(other["log_loss"], rel=1e-13)
+    for name in ("rows", "accuracy", "top_k_accuracy", "classes", "mistakes"):
+        assert one[name] == other[name], name
+
+
 async def test_several_heads_at_once_are_each_seen(client: httpx.AsyncClient) -> None:
     body = {"models": ["digits"], "features": PIXELS[:3].tolist(), "labels": DIGITS[:3].tolist()}
     assert (await client.post("/predict", json=body)).status_code == 200

@@ -24,7 +24,8 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from service.api.v2_grpc import HEALTH, SERVICE, STREAM
-from service.app import Application, create_app
+from service.app import create_app
+from service.application import Application
 from service.errors import StartError
 from service.settings import Settings
 from service.wire.v2_models import EXTENSIONS

@@ -7,7 +7,8 @@ import pytest
 from conftest import MODELS, connected
 
 from service import __version__
-from service.app import Application, create_app
+from service.app import create_app
+from service.application import Application
 from service.settings import Settings
 from service.wire.v2_models import EXTENSIONS
 

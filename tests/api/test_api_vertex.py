@@ -13,7 +13,8 @@ import pytest
 from conftest import MODELS, Serve, connected
 
 from service.api import vertex
-from service.app import Application, create_app
+from service.app import create_app
+from service.application import Application
 from service.errors import DeadlineExceeded, Invalid, NotFound, NotReady, QueueFull, RequestError, TooLarge
 from service.settings import Settings
 from service.wire import v1_schemas, v2

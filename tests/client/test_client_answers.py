@@ -169,6 +169,7 @@ def test_the_public_names_are_these() -> None:
         "ClientError",
         "ConnectionFailed",
         "InvalidRequest",
+        "Joined",
         "LossOptions",
         "PredictOptions",
         "ServiceError",

@@ -36,9 +36,9 @@ from service.heads.graphs import Linear, build_linear
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.app import Application
+    from service.application import Application
 
-PUBLIC = ("softmax", "loss", "predict", "predict_each", "models", "ready", "live", "metrics_text")
+PUBLIC = ("softmax", "loss", "predict", "predict_each", "feedback", "models", "ready", "live", "metrics_text")
 MODELS = Path(__file__).parents[2] / "models"
 LOGITS = [[0.5, 1.5, 0.1], [2.2, 1.3, 1.7]]
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -51,8 +51,8 @@ PAGE = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 14\r\n\r\
 
 
 @pytest.fixture(scope="module")
-def application() -> "Application":
-    return create_app(Settings(models=MODELS))
+def application(tmp_path_factory: pytest.TempPathFactory) -> "Application":
+    return create_app(Settings(models=MODELS, feedback=tmp_path_factory.mktemp("feedback") / "rows.sqlite"))
 
 
 @pytest.fixture(scope="module")
@@ -416,6 +416,34 @@ def test_the_two_clients_are_called_alike() -> None:
     assert synchronous == asynchronous
     assert all(asyncio.iscoroutinefunction(getattr(AsyncClient, name)) for name in PUBLIC)
     assert set(PUBLIC) <= set(synchronous)
+
+
+@pytest.mark.parametrize("media", ["json", "npz"])
+def test_labels_that_come_later_are_sent_by_the_ids_of_the_answer(
+    url: str, media: Literal["json", "npz"]
+) -> None:
+    rows = np.zeros((2, 1, 64))
+    with Client(url, media=media) as client:
+        made = client.predict(rows, row_ids=True).row_ids
+        assert (made.shape, made.dtype.kind) == ((2, 1), "U")
+        one = client.predict(rows[0, 0], row_ids=[f"one of {media}"])
+        assert (one.row_ids.shape, str(one.row_ids)) == ((), f"one of {media}")
+        given = [f"{media} 1", f"{media} 2"]
+        assert client.predict(rows[:, 0], row_ids=given).row_ids.tolist() == given
+        joined = client.feedback(made, np.array([[1], [2]]))
+        assert (joined.joined, joined.unknown.count) == (2, 0)
+        labels: list[int | str] = [0, 0, 1, "two", 0]
+        again = client.feedback([*made.ravel(), *given, "nobody's"], labels)
+        assert (again.joined, again.expired.ids) == (2, ())
+        assert again.repeated.ids == tuple(made.ravel())
+        assert (again.unknown.count, again.unknown.ids) == (1, ("nobody's",))
+        assert client.feedback(one.row_ids, "three").joined == 1
+        assert "row_ids" not in client.predict(rows)
+        with pytest.raises(AttributeError, match="row_ids"):
+            _ = client.predict(rows).row_ids
+        with pytest.raises(InvalidRequest) as caught:
+            client.feedback(["a", "b"], [1])
+        assert caught.value.code == "row_ids_shape"
 
 
 def test_the_examples_of_the_documentation_run(url: str) -> None:

@@ -6,9 +6,6 @@ from typing import NamedTuple
 
 from service.instruments import INSTRUMENTS, Instrument
 
-# Being added elsewhere: delete what `service.instruments` has by now, and this whole set once it is empty.
-COMING: dict[str, frozenset[str]] = {"logitserve_feedback_rows_total": frozenset({"outcome"})}
-
 # Those that Prometheus adds to every target, and to the buckets of a histogram.
 ADDED = frozenset({"job", "instance", "le"})
 
@@ -20,8 +17,7 @@ def exposed(instrument: Instrument) -> dict[str, frozenset[str]]:
     return {f"{instrument.name}{end}": frozenset(instrument.labels) for end in SUFFIXES[instrument.kind]}
 
 
-SERVED = {name: labels for instrument in INSTRUMENTS for name, labels in exposed(instrument).items()}
-KNOWN = {**SERVED, **COMING}
+KNOWN = {name: labels for instrument in INSTRUMENTS for name, labels in exposed(instrument).items()}
 
 
 class Selector(NamedTuple):

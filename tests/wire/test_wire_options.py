@@ -66,7 +66,7 @@ def test_a_temperature_stands_in_place_of_the_heads_calibration() -> None:
 
 
 def test_the_table_has_every_option_and_no_other() -> None:
-    tensors = {"logits", "features", "labels", "class_weight", "sample_weight"}
+    tensors = {"logits", "features", "labels", "class_weight", "sample_weight", "row_ids"}  # read elsewhere
     assert set(FIELDS["predict"]) | {"logits"} == {*Options.__dataclass_fields__, *tensors}
     assert set(FIELDS["softmax"]) < set(FIELDS["loss"])
     assert "features" not in FIELDS["loss"]
@@ -192,7 +192,7 @@ def test_names_are_checked_unknown_before_missing() -> None:
     assert refused_names("predict", "labels") == ("missing_field", "features")
 
 
-@pytest.mark.parametrize("name", ["row_ids", "decisions", "x" * 10_000, "Logits"])
+@pytest.mark.parametrize("name", ["row_id", "decisions", "x" * 10_000, "Logits"])
 def test_what_is_no_field_is_refused_briefly(name: str) -> None:
     code, path = refused_names("predict", "features", name)
     assert code == "unknown_field"

@@ -137,6 +137,9 @@ WRONG = [
     ("top_contributions", 0),
     ("features", "x"),
     ("models", []),
+    ("row_ids", False),
+    ("row_ids", "a"),
+    ("row_ids", [1]),
 ]
 
 
@@ -152,7 +155,8 @@ def test_what_the_schema_refuses_the_decoder_refuses(name: str, value: Any) -> N
 def test_the_answers_schema_has_every_output_and_no_other(operation: Operation) -> None:
     schema = schemas.answer_schema(operation)
     head = ["model", "version"] if operation == "predict" else []
-    assert list(schema["properties"]) == [*head, *KNOWN[operation]]
+    ids = ["row_ids"] if operation == "predict" else []
+    assert list(schema["properties"]) == [*head, *KNOWN[operation], *ids]
     assert schema["required"] == head
     assert all("description" in schema["properties"][name] for name in KNOWN[operation])
 
