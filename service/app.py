@@ -17,9 +17,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import __version__
 from service.agreement import Agreement
 from service.api import invocations, v1
+from service.api.access import AccessLog
 from service.api.admin import Admin
+from service.api.decision_log import DecisionLog
 from service.api.invocations import InvocationsDialect
 from service.api.native import NativeDialect
+from service.api.observers import Lasting, Observers, tracing
 from service.api.ops import Documentation, ModelList, Operations
 from service.api.scoring import Scoring
 from service.api.security import Keys
@@ -104,11 +107,30 @@ def create_app(
         threads=threads,
         # One looks for all: what it finds is agreed upon, and whoever takes its place looks on.
         watch_interval_s=settings.watch_interval_s if slot == 0 else 0,
+        observers=observers_of(settings, slot, repository, metrics),
     )
     for routes in dialects(app, settings, limits):
         app.register(routes)
     edge.error_bodies = ERROR_BODIES
     return app
+
+
+def observers_of(settings: Settings, slot: int, repository: Repository, metrics: Metrics) -> Observers:
+    lasting: list[Lasting] = []
+    if settings.trace_endpoint:
+        lasting.append(tracing(settings.trace_endpoint, settings.trace_ratio))
+    if settings.decision_log:
+        decisions = DecisionLog(
+            Path(settings.decision_log),
+            slot,
+            ratio=settings.decision_log_ratio,
+            limit_bytes=settings.decision_log_limit_bytes,
+            with_hashes=settings.decision_log_hash == "on",
+            head_of=repository.head,
+            count_dropped=metrics.decision_dropped,
+        )
+        lasting.append(decisions)
+    return Observers([AccessLog(settings.access_log)] if settings.access_log else [], lasting)
 
 
 def repository_of(settings: Settings, threads: int) -> Repository:
@@ -124,6 +146,7 @@ def dialects(app: "Application", settings: Settings, limits: Limits) -> list[lis
     """Make every dialect: gRPC's server, and the routes of HTTP's, where a path that two would have is the former's."""
     scorer, repository = app.scorer, app.repository
     scoring = Scoring(scorer, app.metrics, limits, compress=settings.compress == "on")
+    app.observers.attach(app.edge, scoring)
     operations = Operations(app.edge, app.count, app.board, app.starting)
     catalogue = Catalogue(
         __version__,
@@ -196,6 +219,7 @@ class Application(FastAPI):
         scorer: Scorer,
         threads: int,
         watch_interval_s: float,
+        observers: Observers,
     ) -> None:
         super().__init__(
             title="logitserve",
@@ -211,6 +235,7 @@ class Application(FastAPI):
         self.rollout = Rollout(repository, agreement, self.models_changed)
         self.shadow = Shadow(repository, metrics.shadowed, metrics.shadow_dropped)
         self.watch_interval_s = watch_interval_s
+        self.observers = observers
         self.grpc: Server | None = None
         self.loaded = False
         self.hot: dict[tuple[str, str], ASGIApp] = {}
@@ -332,6 +357,7 @@ def _as_sent(path: str) -> bytes:
 @contextlib.asynccontextmanager
 async def lifespan(app: Application) -> AsyncIterator[None]:
     await app.rollout.start()
+    app.observers.start()
     tasks = [asyncio.create_task(app.rollout.run())]
     if app.watch_interval_s:
         tasks.append(asyncio.create_task(app.rollout.watch(app.watch_interval_s)))
@@ -348,6 +374,7 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
     await asyncio.wait(tasks)
     app.scorer.close()
     app.shadow.close()
+    app.observers.close()
     app.repository.close()
 
 

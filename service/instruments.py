@@ -95,6 +95,12 @@ SHADOW_SUMS = (
     SHADOW_HARM,
     SHADOW_SQUARES,
 )
+DECISION_LOG_DROPPED = Instrument(
+    "logitserve_decision_log_dropped",
+    "counter",
+    (),
+    "Requests left out of the decision log, since too much waited for it or the disk took no more.",
+)
 BATCH_ROWS = Instrument(
     "logitserve_batch_rows", "histogram", ("model", "version"), "Rows that ran through a head together."
 )
@@ -124,6 +130,7 @@ INSTRUMENTS = (
     REJECTED,
     *SHADOW_SUMS,
     SHADOW_DROPPED,
+    DECISION_LOG_DROPPED,
     BATCH_ROWS,
     QUEUE_ROWS,
     INFLIGHT,

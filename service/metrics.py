@@ -31,6 +31,7 @@ from prometheus_client.core import (
 from service.instruments import (
     BATCH_ROWS,
     BUCKETS,
+    DECISION_LOG_DROPPED,
     DURATION,
     ERRORS,
     FAILURES,
@@ -141,6 +142,7 @@ class Metrics:
             instrument.name: defaultdict(float) for instrument in (*SHADOW_SUMS, SHADOW_DROPPED)
         }
         self._models: dict[Labels, float] = {}
+        self._dropped_decisions = 0
         self._inherited: Values = {}
 
     @property
@@ -157,6 +159,7 @@ class Metrics:
             INFLIGHT.name: {(): self._inflight},
             WORKERS.name: {(): 1},
             MODEL_INFO.name: dict(self._models),
+            DECISION_LOG_DROPPED.name: {(): self._dropped_decisions},
             **{name: dict(series) for name, series in self._shadows.items()},
         }
         return summed([self._inherited, own])
@@ -201,6 +204,9 @@ class Metrics:
 
     def shadow_dropped(self, key: Labels, rows: int) -> None:
         self._shadows[SHADOW_DROPPED.name][key] += rows
+
+    def decision_dropped(self) -> None:
+        self._dropped_decisions += 1
 
     def queue_rows(self, rows: int) -> None:
         self._queue_rows = rows

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "service"
 
 # Lowest first; rooms of one floor do not know each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "outcomes", "quota", "agreement", "instruments"),
+    ("errors", "outcomes", "quota", "agreement", "instruments", "logs"),
     ("metrics", "types"),
     ("settings", "numeric"),
     ("sources", "rules"),
@@ -76,11 +76,12 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("repository",),
     ),
     "api": (
+        ("course",),
         ("exchange",),
-        ("security",),
+        ("security", "access", "decision_log", "tracing"),
         ("transport",),
         ("scoring",),
-        ("raw",),
+        ("raw", "observers"),
         (
             "native",
             "v2",
@@ -128,6 +129,7 @@ HOMES: dict[str, set[str]] = {
     "uvloop": {"workers.server"},
     "httptools": set(),  # uvicorn finds it
     "grpc": {"api.v2_grpc"},
+    "opentelemetry": {"api.tracing"},
     "httpx": {"client", "loadtest.generator", "conformance"},
     "pydantic": {"settings", "sources", "heads.description"},
     "orjson": {"wire", "api", "metrics", "client", "conformance"},
@@ -234,7 +236,7 @@ def test_every_dependency_has_a_home_and_a_reason() -> None:
     for line in [*project["dependencies"], *extras]:
         name = re.split(r"[><=;\[ ]", line)[0]
         module = name.replace("-", "_").removesuffix("_gpu").replace("pysimdjson", "simdjson")
-        module = module.replace("grpcio", "grpc")
+        module = re.sub("^opentelemetry_.*", "opentelemetry", module.replace("grpcio", "grpc"))
         assert module in HOMES or module == "numpy", f"{name} has no home"
         written = next(row for row in text.splitlines() if f'"{line}"' in row)
         assert "#" in written, f"{name} has no reason on its line"
