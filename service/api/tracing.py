@@ -9,13 +9,14 @@ import os
 import random
 import threading
 import time
+from collections.abc import Sequence
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -47,6 +48,22 @@ def traces_url(endpoint: str) -> str:
     return endpoint if path else f"{scheme}://{place}{TRACES_PATH}"
 
 
+class _Exporter(SpanExporter):
+    """One that can be told to end while it sends, and again; OpenTelemetry's own complains of every later call."""
+
+    def __init__(self, inner: SpanExporter) -> None:
+        self._inner = inner
+        self._ended = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.FAILURE if self._ended else self._inner.export(spans)
+
+    def shutdown(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._inner.shutdown()
+
+
 class Tracing:
     """`ratio` is the share that is traced of requests whose callers leave it to us.
 
@@ -62,7 +79,8 @@ class Tracing:
     def start(self) -> None:
         # Who is sampled has been decided before a span is made.
         self._provider = TracerProvider(ALWAYS_ON, _resource(), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(self._url)))
+        self._exporter = _Exporter(OTLPSpanExporter(self._url))
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("logitserve", __version__)
 
     def close(self) -> None:
@@ -71,6 +89,7 @@ class Tracing:
             sending = threading.Thread(target=self._provider.shutdown, name="last traces", daemon=True)
             sending.start()
             sending.join(FLUSH_S)
+            self._exporter.shutdown()  # who has not taken it by now gets no more attempts
 
     def observe(self, exchange: Exchange, ended_s: float) -> None:
         context = self._sampled(exchange)

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -45,6 +46,11 @@ def start_ns(one: Received) -> int:
 
 def end_ns(one: Received) -> int:
     return int(one.span.end_time_unix_nano)
+
+
+def senders() -> list[threading.Thread]:
+    names = "OtelBatch", "last traces"
+    return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
 # What a trace tells
@@ -304,6 +310,10 @@ async def test_a_collector_that_is_down_or_hangs_harms_nobody(
                 assert answer.status_code == 200
             ending_s = time.monotonic()
         assert time.monotonic() - ending_s < FLUSH_S + 1
+    # What was sending gives up as well, and says no more.
+    for thread in senders():
+        thread.join(5)
+    assert not senders()
     assert "was answered, but" not in caplog.text
 
 
