@@ -4,7 +4,7 @@ FROM ${BASE_IMAGE} AS build
 # cpu or cuda: which of the hashed locks in requirements/ goes into the image
 ARG LOCK=cpu
 # grpc adds what the V2 protocol over gRPC needs, some 20 MB; remote what s3://, gs:// and az:// need, some 150 MB;
-# redis what feedback in Redis needs, some 5 MB
+# redis what feedback in Redis needs, some 5 MB; otel what traces need, some 8 MB
 ARG EXTRAS=
 WORKDIR /src
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/venv

@@ -80,7 +80,7 @@ bench-gpu: ## the heads on an NVIDIA GPU: their results, then their throughput, 
 	@$(MAKE) --no-print-directory VENV=.venv-gpu LOCK=cuda .venv-gpu/.serve
 	@.venv-gpu/bin/python benchmarks/gpu.py $(ARGS)
 
-image: ## build the Docker image (LOCK=cuda for NVIDIA GPUs, EXTRAS="grpc remote redis" for gRPC, models at a URL and feedback in Redis)
+image: ## build the Docker image (LOCK=cuda for NVIDIA GPUs, EXTRAS="grpc remote redis otel" for what the extras do)
 	@docker version >/dev/null 2>&1 || { echo "make image needs a running Docker engine; 'docker version' finds none"; exit 1; }
 	docker build --build-arg LOCK=$(LOCK) --build-arg EXTRAS=$(EXTRAS) --tag $(IMAGE) .
 
@@ -91,7 +91,8 @@ locks: | $(BIN)/uv ## resolve the locks again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/grpc.in -c requirements/cpu.lock -o requirements/grpc.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/remote.in -c requirements/cpu.lock -o requirements/remote.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/redis.in -c requirements/cpu.lock -o requirements/redis.lock
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/build.in --extra cpu --extra grpc --extra remote --extra redis --extra plot --group dev -c requirements/cpu.lock --override requirements/override.in -o requirements/dev.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header requirements/otel.in -c requirements/cpu.lock -o requirements/otel.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/build.in --extra cpu --extra grpc --extra remote --extra redis --extra otel --extra plot --group dev -c requirements/cpu.lock --override requirements/override.in -o requirements/dev.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/conformance.in --extra cpu --extra grpc -o requirements/conformance.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml requirements/real-heads.in --extra cpu --override requirements/override.in --override requirements/real-heads-override.in -o requirements/real-heads.lock
 

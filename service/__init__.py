@@ -7,6 +7,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     metrics     what is counted, and how workers' counts become one text
     exposition  counts as Prometheus's text
     agreement   what all workers hold alike, whatever it is
+    logs        how the log is written
     quota       how many CPUs there are for this process
     outcomes    answers that come later, by a call
     types       ScoreRequest -> ScoreResult, the one currency of the service

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 from service import __version__
 from service.agreement import Agreement
 from service.api import invocations, v1
+from service.api.access import AccessLog
 from service.api.admin import Admin
+from service.api.decision_log import DecisionLog
 from service.api.feedback import FeedbackRoute
 from service.api.invocations import InvocationsDialect
 from service.api.native import NativeDialect
+from service.api.observers import Lasting, Observers, tracing
 from service.api.ops import Documentation, ModelList, Operations
 from service.api.quality import Judgement
 from service.api.scoring import Scoring
@@ -85,6 +88,7 @@ def create_app(
         threads=threads,
         # One looks for all: what it finds is agreed upon, and whoever takes its place looks on.
         watch_interval_s=settings.watch_interval_s if slot == 0 else 0,
+        observers=observers_of(settings, slot, repository, metrics),
     )
     for routes in dialects(app, settings, limits):
         app.register(routes)
@@ -104,6 +108,24 @@ def scorer_of(
     if quality is None:
         return Scorer(repository, batches, metrics.batch)
     return Scorer(repository, batches, metrics.batch, saw=quality.saw, answered=quality.answered)
+
+
+def observers_of(settings: Settings, slot: int, repository: Repository, metrics: Metrics) -> Observers:
+    lasting: list[Lasting] = []
+    if settings.trace_endpoint:
+        lasting.append(tracing(settings.trace_endpoint, settings.trace_ratio))
+    if settings.decision_log:
+        decisions = DecisionLog(
+            Path(settings.decision_log),
+            slot,
+            ratio=settings.decision_log_ratio,
+            limit_bytes=settings.decision_log_limit_bytes,
+            with_hashes=settings.decision_log_hash == "on",
+            head_of=repository.head,
+            count_dropped=metrics.decision_dropped,
+        )
+        lasting.append(decisions)
+    return Observers([AccessLog(settings.access_log)] if settings.access_log else [], lasting)
 
 
 def repository_of(settings: Settings, threads: int) -> Repository:
@@ -137,10 +159,17 @@ def feedback_of(
     return Feedback(opening, judged=judge, count=metrics.feedback)
 
 
+def scoring_of(app: Application, settings: Settings, limits: Limits) -> Scoring:
+    compress = settings.compress == "on"
+    scoring = Scoring(app.scorer, app.metrics, limits, compress=compress, feedback=app.feedback)
+    app.observers.attach(app.edge, scoring)
+    return scoring
+
+
 def dialects(app: Application, settings: Settings, limits: Limits) -> list[list[Route]]:
     """Make every dialect: gRPC's server, and the routes of HTTP's, where a path that two would have is the former's."""
     scorer, repository = app.scorer, app.repository
-    scoring = Scoring(scorer, app.metrics, limits, compress=settings.compress == "on", feedback=app.feedback)
+    scoring = scoring_of(app, settings, limits)
     judgement = Judgement(app.quality, repository.infos, settings.quality_window_s)
     operations = Operations(app.edge, app.count, app.board, app.starting, judgement.values)
     catalogue = Catalogue(

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.agreement import Agreement
+from service.api.observers import Observers
 from service.api.transport import Edge, Route, Shortcut
 from service.api.v1 import PREDICT_PATH
 from service.api.v2 import INFER_PATH
@@ -61,6 +62,7 @@ class Application(FastAPI):
         feedback: Feedback | None,
         threads: int,
         watch_interval_s: float,
+        observers: Observers,
     ) -> None:
         super().__init__(
             title="logitserve",
@@ -77,6 +79,7 @@ class Application(FastAPI):
         self.rollout = Rollout(repository, agreement, self.models_changed)
         self.shadow = Shadow(repository, metrics.shadowed, metrics.shadow_dropped)
         self.watch_interval_s = watch_interval_s
+        self.observers = observers
         self.grpc: Server | None = None
         self.loaded = False
         self.hot: dict[tuple[str, str], ASGIApp] = {}
@@ -202,6 +205,7 @@ def _as_sent(path: str) -> bytes:
 @contextlib.asynccontextmanager
 async def lifespan(app: Application) -> AsyncIterator[None]:
     await app.rollout.start()
+    app.observers.start()
     tasks = [asyncio.create_task(app.rollout.run())]
     if app.watch_interval_s:
         tasks.append(asyncio.create_task(app.rollout.watch(app.watch_interval_s)))
@@ -224,6 +228,7 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
     app.shadow.close()
     if app.quality:
         app.quality.close()
+    app.observers.close()
     app.repository.close()
 
 

@@ -209,6 +209,12 @@ MEMORY = Instrument(
 FEEDBACK_ROWS = Instrument(
     "logitserve_feedback_rows", "counter", ("outcome",), "Labels that came later, by what became of them."
 )
+DECISION_LOG_DROPPED = Instrument(
+    "logitserve_decision_log_dropped",
+    "counter",
+    (),
+    "Requests left out of the decision log, since too much waited for it or the disk took no more.",
+)
 BATCH_ROWS = Instrument(
     "logitserve_batch_rows", "histogram", ("model", "version"), "Rows that ran through a head together."
 )
@@ -240,6 +246,7 @@ INSTRUMENTS = (
     SHADOW_DROPPED,
     *QUALITY,
     FEEDBACK_ROWS,
+    DECISION_LOG_DROPPED,
     BATCH_ROWS,
     QUEUE_ROWS,
     INFLIGHT,

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from service.instruments import (
     BATCH_ROWS,
     BUCKETS,
+    DECISION_LOG_DROPPED,
     DURATION,
     ERRORS,
     FAILED_VERSIONS,
@@ -140,6 +141,7 @@ class Metrics:
         self._feedback: defaultdict[Labels, int] = defaultdict(int)
         self._models: dict[Labels, float] = {}
         self._failed_versions: dict[Labels, float] = {}
+        self._dropped_decisions = 0
         self._inherited: Values = {}
 
     @property
@@ -159,6 +161,7 @@ class Metrics:
             MODEL_INFO.name: dict(self._models),
             FAILED_VERSIONS.name: dict(self._failed_versions),
             MEMORY.name: {(): resident_bytes()},
+            DECISION_LOG_DROPPED.name: {(): self._dropped_decisions},
             **{name: dict(series) for name, series in self._shadows.items()},
         }
         return summed([self._inherited, own])
@@ -206,6 +209,9 @@ class Metrics:
 
     def feedback(self, outcome: str, rows: int) -> None:
         self._feedback[(outcome,)] += rows
+
+    def decision_dropped(self) -> None:
+        self._dropped_decisions += 1
 
     def queue_rows(self, rows: int) -> None:
         self._queue_rows = rows

@@ -24,6 +24,7 @@ Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
 Limit: TypeAlias = Annotated[int, Field(gt=0)]
 Depth: TypeAlias = Annotated[int, Field(ge=3, le=1000)]  # a request needs 3, the JSON reader stops at 1024
 Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Ratio: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Route: TypeAlias = Annotated[str, Field(pattern=r"^(/[^{}?#\s]*)?$")]
 
 
@@ -51,6 +52,8 @@ StoreUrl: TypeAlias = Annotated[str, Field(pattern=r"^rediss?://[^:/?#@\s]+(:[0-
 Store: TypeAlias = Annotated[
     Auto | Off | StoreUrl | Annotated[Path, AfterValidator(_no_url)], Field(union_mode="left_to_right")
 ]
+# No user, password or query: it is shown, too.
+TraceUrl: TypeAlias = Annotated[str, Field(pattern=r"^(https?://[^@/?#\s]+(/[^?#\s]*)?)?$")]
 
 
 def _sendable(key: SecretStr) -> SecretStr:
@@ -285,6 +288,53 @@ class Settings(BaseModel):
         "info",
         "debug, info, warning or error",
         "least severe message to log; debug shows tracebacks at start",
+    )
+    log_format: Literal["text", "json"] = _setting(
+        "text",
+        "text or json",
+        "how the log is written to stderr: as text for people, or as one JSON object a line for what collects logs",
+    )
+    access_log: Ratio = _setting(
+        0.0,
+        "a number from 0 to 1",
+        "share of the requests that are logged, with route, status, duration, model, rows and bytes: 1 is every request,"
+        " 0.01 one in a hundred, and those answered with 500 and above always; 0 is none, since /metrics counts all",
+    )
+    trace_endpoint: TraceUrl = _setting(
+        "",
+        "an http:// or https:// URL without credentials",
+        "where traces are sent by OTLP over HTTP, such as http://collector:4318 (/v1/traces is added where there is no"
+        " path); none unless given, and it needs the extra otel; OTEL_EXPORTER_OTLP_TRACES_ENDPOINT and"
+        " OTEL_EXPORTER_OTLP_ENDPOINT are followed",
+    )
+    trace_ratio: Ratio = _setting(
+        0.01,
+        "a number from 0 to 1",
+        "share of the requests that are traced where the caller does not say (by the sampled flag of traceparent): one in"
+        " a hundred, since five spans cost more than scoring a row; OTEL_TRACES_SAMPLER is followed",
+    )
+    decision_log: str = _setting(
+        "",
+        "a folder",
+        "where what was predicted is written down for those who must account for it, one NDJSON file a worker; none unless"
+        " given, and no two services may share one",
+    )
+    decision_log_ratio: Ratio = _setting(
+        1.0,
+        "a number from 0 to 1",
+        "share of the requests that are written there: all, since who audits asks for any",
+    )
+    decision_log_limit_bytes: Limit = _setting(
+        100 * 1024**2,
+        "a whole number above 0",
+        "size at which a file of the decision log is put aside for a new one; four old ones are kept, so that a worker"
+        " needs five times as much",
+    )
+    decision_log_hash: Literal["off", "on"] = _setting(
+        "off",
+        "off or on",
+        "whether the decision log has the sha256 of each row of features, by which a row that is known can be found again;"
+        " off since features of few values can be guessed from it",
     )
 
     @property

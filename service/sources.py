@@ -99,6 +99,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
         given["vertex_predict_route"] = _Given(path, "AIP_ENDPOINT_ID and AIP_DEPLOYED_MODEL_ID")
     if cache := environ.get("XDG_CACHE_HOME"):
         given["cache_dir"] = _Given(f"{cache}/logitserve", "XDG_CACHE_HOME")
+    given |= _from_opentelemetry(environ)
     for variable, name in _PLATFORM_VARIABLES.items():
         if value := environ.get(variable):
             given[name] = _Given(_bytes_of(value) if variable in _MEGABYTES else value, variable)
@@ -111,6 +112,30 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
         if variable != variable_of(name) or name not in Settings.model_fields:
             raise StartError(_unknown(variable, "variable"))
         given[name] = _Given(value, variable)
+    return given
+
+
+def _from_opentelemetry(environ: Mapping[str, str]) -> dict[str, _Given]:
+    """Follow OpenTelemetry's own variables, where they ask for traces over HTTP."""
+    off = (
+        environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or environ.get("OTEL_TRACES_EXPORTER") == "none"
+    )
+    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if off or (protocol or "http/protobuf") != "http/protobuf":
+        return {}
+    given: dict[str, _Given] = {}
+    if base := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        # The base of all signals, to which each adds its path.
+        given["trace_endpoint"] = _Given(base.rstrip("/") + "/v1/traces", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    if endpoint := environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        given["trace_endpoint"] = _Given(endpoint, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    sampler = environ.get("OTEL_TRACES_SAMPLER", "").removeprefix("parentbased_")
+    if sampler in {"always_on", "always_off"}:
+        given["trace_ratio"] = _Given(float(sampler == "always_on"), "OTEL_TRACES_SAMPLER")
+    elif sampler == "traceidratio":
+        ratio = environ.get("OTEL_TRACES_SAMPLER_ARG") or "1"
+        given["trace_ratio"] = _Given(ratio, "OTEL_TRACES_SAMPLER_ARG")
     return given
 
 
@@ -185,7 +210,7 @@ def _validated(given: Mapping[str, _Given]) -> Settings:
 
 def _bad_value(name: str, value: object, source: str) -> str:
     # A URL is refused for what it must not show.
-    if name in SECRETS or (name == "models" and "://" in str(value)):
+    if name in SECRETS or (name in {"models", "trace_endpoint"} and "://" in str(value)):
         return f"{source}: expected {expected_of(name)}"
     shown = repr(value)
     if len(shown) > _SHOWN_CHARACTERS:

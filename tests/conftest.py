@@ -24,8 +24,9 @@ MODELS = ROOT / "models"
 
 # Foreign clients bring some 300 MB along: `make conformance` installs them and runs what needs them.
 collect_ignore_glob = [] if find_spec("kserve") else ["conformance/*"]
-# And who has not the development's own packages has not the extra grpc, either.
-collect_ignore_glob += [] if find_spec("tritonclient") else ["*/*_grpc*.py"]
+# And who has not the development's own packages has not the extras grpc and otel, either.
+OF_EXTRAS = ["*/*_grpc*.py", "*/*_tracing.py", "*/*_decision_log.py"]
+collect_ignore_glob += [] if find_spec("tritonclient") else OF_EXTRAS
 collect_ignore_glob += [] if find_spec("moto") else ["*/*_remote*.py"]
 # Whole frameworks, and heads that others trained with them, take gigabytes: `make real-heads` has them.
 FRAMEWORKS = ("torch", "keras", "flax", "skl2onnx", "py3langid", "magika", "torchcrepe", "deepcut")

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "service"
 
 # Lowest first; rooms of one floor do not know each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "outcomes", "quota", "agreement", "instruments"),
+    ("errors", "outcomes", "quota", "agreement", "instruments", "logs"),
     ("metrics", "types"),
     ("settings", "numeric", "exposition"),
     ("sources", "rules"),
@@ -80,11 +80,12 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "feedback": (("store",), ("sqlite", "redis", "joining"), ("keeping",)),
     "api": (
+        ("course",),
         ("exchange",),
-        ("security",),
+        ("security", "access", "decision_log", "tracing"),
         ("transport",),
         ("scoring",),
-        ("raw",),
+        ("raw", "observers"),
         (
             "native",
             "v2",
@@ -136,6 +137,7 @@ HOMES: dict[str, set[str]] = {
     "httptools": set(),  # uvicorn finds it
     "grpc": {"api.v2_grpc"},
     "redis": {"feedback.redis"},
+    "opentelemetry": {"api.tracing"},
     "httpx": {"client", "loadtest.generator", "conformance"},
     "pydantic": {"settings", "sources", "heads.description"},
     "orjson": {"wire", "api", "metrics", "client", "conformance", "quality"},
@@ -242,7 +244,7 @@ def test_every_dependency_has_a_home_and_a_reason() -> None:
     for line in [*project["dependencies"], *extras]:
         name = re.split(r"[><=;\[ ]", line)[0]
         module = name.replace("-", "_").removesuffix("_gpu").replace("pysimdjson", "simdjson")
-        module = module.replace("grpcio", "grpc")
+        module = re.sub("^opentelemetry_.*", "opentelemetry", module.replace("grpcio", "grpc"))
         assert module in HOMES or module == "numpy", f"{name} has no home"
         written = next(row for row in text.splitlines() if f'"{line}"' in row)
         assert "#" in written, f"{name} has no reason on its line"

@@ -60,6 +60,10 @@ def test_threads_are_the_quota_divided_by_the_workers(monkeypatch: pytest.Monkey
         ("watch_interval_s", "0", "-0.1"),
         ("cache_limit_bytes", "1", "0"),
         ("drain_timeout_s", "0.001", "0"),
+        ("access_log", "0", "-0.1"),
+        ("trace_ratio", "0", "-0.1"),
+        ("decision_log_ratio", "0", "1.1"),
+        ("decision_log_limit_bytes", "1", "0"),
     ],
 )
 def test_each_number_has_a_least_value(name: str, least: str, too_little: str) -> None:
@@ -70,7 +74,7 @@ def test_each_number_has_a_least_value(name: str, least: str, too_little: str) -
         assert str(caught.value) == f"{flag_of(name)}: expected {expected_of(name)}, got {bad!r}"
 
 
-@pytest.mark.parametrize("name", ["provider", "log_level"])
+@pytest.mark.parametrize("name", ["provider", "log_level", "log_format", "decision_log_hash"])
 def test_each_choice_is_taken_and_listed(name: str) -> None:
     choices = get_args(Settings.model_fields[name].annotation)
     for choice in choices:
@@ -78,6 +82,21 @@ def test_each_choice_is_taken_and_listed(name: str) -> None:
         assert choice in expected_of(name)
     with pytest.raises(StartError):
         read({name: choices[0].upper()}, environ={})
+
+
+@pytest.mark.parametrize("url", ["", "http://collector:4318", "https://host/v1/traces", "http://[::1]:4318/"])
+def test_traces_go_to_a_url_of_http(url: str) -> None:
+    assert Settings(trace_endpoint=url).trace_endpoint == url
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:hidden@host", "https://host/?key=hidden", "grpc://hidden:4317", "http:///hidden"]
+)
+def test_no_url_of_traces_carries_or_shows_credentials(url: str) -> None:
+    with pytest.raises(StartError) as caught:
+        read({"trace_endpoint": url}, environ={})
+    assert str(caught.value).startswith("--trace-endpoint: expected an http:// or https:// URL")
+    assert "hidden" not in str(caught.value)
 
 
 # The admin key

@@ -345,3 +345,75 @@ def test_the_cache_of_models_lies_where_the_user_keeps_caches(tmp_path: Path) ->
     assert sourced.sources["cache_dir"] == "XDG_CACHE_HOME"
     environ = {"XDG_CACHE_HOME": "/var/cache", "LOGITSERVE_CACHE_DIR": "/heads"}
     assert read({}, environ=environ, root=tmp_path).settings.cache_dir == Path("/heads")
+
+
+# OpenTelemetry's own variables
+
+OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
+OTLP_TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+
+
+@pytest.mark.parametrize(
+    ("environ", "endpoint", "source"),
+    [
+        ({OTLP: "http://c:4318"}, "http://c:4318/v1/traces", OTLP),
+        ({OTLP: "http://c:4318/otlp/"}, "http://c:4318/otlp/v1/traces", OTLP),
+        ({OTLP: "http://c:4318", OTLP_TRACES: "http://t/here"}, "http://t/here", OTLP_TRACES),
+        (
+            {OTLP: "http://c:4318", "LOGITSERVE_TRACE_ENDPOINT": "http://o"},
+            "http://o",
+            "LOGITSERVE_TRACE_ENDPOINT",
+        ),
+        (
+            {OTLP: "http://c:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+            "http://c:4318/v1/traces",
+            OTLP,
+        ),
+        # What is spoken there is not what we speak, or nobody wants to hear it.
+        ({OTLP: "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "", "default"),
+        ({OTLP: "http://c:4317", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "", "default"),
+        ({OTLP: "http://c:4318", "OTEL_SDK_DISABLED": "TRUE"}, "", "default"),
+        ({OTLP: "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, "", "default"),
+        ({OTLP: ""}, "", "default"),
+    ],
+)
+def test_the_collector_that_a_platform_names_is_followed(
+    environ: dict[str, str], endpoint: str, source: str, tmp_path: Path
+) -> None:
+    sourced = read({}, environ=environ, root=tmp_path)
+    assert sourced.settings.trace_endpoint == endpoint
+    assert sourced.sources["trace_endpoint"] == source
+
+
+def test_a_flag_without_a_value_turns_off_what_a_platform_names(tmp_path: Path) -> None:
+    sourced = read({"trace_endpoint": ""}, environ={OTLP: "http://c:4318"}, root=tmp_path)
+    assert sourced.settings.trace_endpoint == ""
+
+
+@pytest.mark.parametrize(
+    ("environ", "ratio"),
+    [
+        ({"OTEL_TRACES_SAMPLER": "always_on"}, 1),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_always_on"}, 1),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, 0),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}, 0.25),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio"}, 1),
+        ({"OTEL_TRACES_SAMPLER": "jaeger_remote", "OTEL_TRACES_SAMPLER_ARG": "endpoint=x"}, 0.01),
+        ({"OTEL_TRACES_SAMPLER_ARG": "0.25"}, 0.01),
+        ({"OTEL_TRACES_SAMPLER": "always_on", "LOGITSERVE_TRACE_RATIO": "0.5"}, 0.5),
+    ],
+)
+def test_the_sampler_that_a_platform_names_is_followed(
+    environ: dict[str, str], ratio: float, tmp_path: Path
+) -> None:
+    assert read({}, environ=environ, root=tmp_path).settings.trace_ratio == ratio
+
+
+def test_a_bad_value_of_a_platform_is_told_with_its_variable(tmp_path: Path) -> None:
+    environ = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "much"}
+    with pytest.raises(
+        StartError, match="OTEL_TRACES_SAMPLER_ARG: expected a number from 0 to 1, got 'much'"
+    ):
+        read({}, environ=environ, root=tmp_path)
+    with pytest.raises(StartError, match="OTEL_EXPORTER_OTLP_ENDPOINT: expected an http:// or https:// URL"):
+        read({}, environ={OTLP: "collector:4317"}, root=tmp_path)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, quote
 
+from service.api.course import Course
 from service.errors import DeadlineExceeded, Invalid, RequestError, TooLarge
 from service.outcomes import Gone, never
 
@@ -45,6 +46,13 @@ class Answer(NamedTuple):
 ErrorBody: TypeAlias = Callable[[RequestError], tuple[int, bytes, str]]
 
 
+class Failure(NamedTuple):
+    """What a request was refused or failed with, by HTTP's status whatever the dialect."""
+
+    status: int
+    code: str
+
+
 class Target(NamedTuple):
     """What a request is for: its path's template, what stands in the path, and its dialect's form of errors."""
 
@@ -64,6 +72,10 @@ class Exchange:
     receive: Receive | None = None
     gone: Gone = staticmethod(never)
     status = CLIENT_CLOSED
+    failure: Failure | None = None
+    # Noted where somebody hears of requests.
+    course: Course | None = None
+    answer_bytes = 0
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 
+from service.api.course import Course
 from service.api.exchange import Answer, Exchange, header_lines
 from service.feedback.keeping import Feedback, feedback_off
 from service.metrics import Metrics
@@ -79,6 +80,8 @@ class Scoring:
         self.limits = limits
         self.compress = compress
         self.feedback = feedback
+        # Whether anybody hears of how requests were scored, so that it is noted.
+        self.observed = False
 
     def begin(
         self,
@@ -208,8 +211,9 @@ class _Passage:
         self.answer(encoded)
 
     def fail(self, error: Exception) -> None:
-        asked = self.decoded.request
-        for request in (asked,) if isinstance(asked, ScoreRequest) else asked:
+        if self.scoring.observed:
+            self.exchange.course = Course(self.requests, (), (self.begun_s, self.decoded_s))
+        for request in self.requests:
             key = (request.head.model, request.head.version) if request.head else (request.operation, "")
             self.scoring.metrics.failed(key, time.monotonic() - self.begun_s)
         self.deliver(error)
@@ -231,6 +235,9 @@ class _Passage:
             head = one.head
             key = (head.model, head.version) if head else (self.operation, "")  # which has no versions
             self.scoring.metrics.scored(key, one.rows, seconds, ended_s)
+        if self.scoring.observed:
+            times_s = (self.begun_s, self.decoded_s, self.decoded_s + queue_s, self.scored_s, ended_s)
+            self.exchange.course = Course(self.requests, results, times_s)
         if len(results) == 1 and (head := result.head) is not None:
             headers += _lines_of(head.model, head.version, head.digest)
         decode, queue = _milliseconds(int(1e6 * decode_s)), _milliseconds(int(1e6 * queue_s))
@@ -242,9 +249,13 @@ class _Passage:
         self.deliver(Answer(body, media_type, 200, headers))
 
     @property
-    def operation(self) -> str:
+    def requests(self) -> tuple[ScoreRequest, ...]:
         asked = self.decoded.request
-        return asked.operation if isinstance(asked, ScoreRequest) else "predict"
+        return (asked,) if isinstance(asked, ScoreRequest) else asked
+
+    @property
+    def operation(self) -> str:
+        return self.requests[0].operation
 
 
 def _compressed(encode: Callable[..., Encoded], accepted: str, scored: object) -> Encoded:

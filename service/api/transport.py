@@ -30,6 +30,7 @@ from service.api.exchange import (
     Disconnected,
     ErrorBody,
     Exchange,
+    Failure,
     Message,
     Receive,
     Target,
@@ -120,6 +121,8 @@ class Edge:
         # By the beginning of a path: whose form errors have where no route matches.
         self.error_bodies: Mapping[str, ErrorBody] = {}
         self.draining = False
+        # Hears of every request once it is answered, and when that was, while anybody wants to.
+        self.observe: Callable[[Exchange, float], None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, app: ASGIApp) -> None:
         """Pass one HTTP request to `app`; whatever happens, count it and answer it."""
@@ -130,6 +133,8 @@ class Edge:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *_pairs(self._lines(exchange))]
+            elif self.observe is not None:
+                exchange.answer_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
@@ -139,7 +144,9 @@ class Edge:
         except Exception as error:
             # Once an answer has begun there is no second one; the server closes the connection.
             if exchange.status != CLIENT_CLOSED:
-                logger.exception("request %s failed after its answer had begun", exchange.request_id)
+                request_id = exchange.request_id
+                message = "request %s failed after its answer had begun"
+                logger.exception(message, request_id, extra={"request_id": request_id})
             else:
                 if exchange.target.path is UNMATCHED:
                     exchange.target = Target(error_body=self._error_body_of(scope["path"]))
@@ -188,6 +195,8 @@ class Edge:
         if not reply.disconnected:
             answer = self.answer_error(exchange, outcome) if isinstance(outcome, Exception) else outcome
             exchange.status = answer.status
+            if self.observe is not None:
+                exchange.answer_bytes = len(answer.body)
             reply.send(answer.status, self._lines(exchange, answer), answer.body, close=self.draining)
         self._count(exchange)
 
@@ -202,16 +211,21 @@ class Edge:
         return f"{own}x-request-id: {exchange.request_id}\r\n{closing}"
 
     def _count(self, exchange: Exchange) -> None:
-        duration_s = time.monotonic() - exchange.started_s
+        ended_s = time.monotonic()
+        duration_s = ended_s - exchange.started_s
         self._metrics.request_finished(exchange.target.path, exchange.method, exchange.status, duration_s)
+        if self.observe is not None:
+            self.observe(exchange, ended_s)
 
     def answer_error(self, exchange: Exchange, error: Exception) -> Answer:
         """Map an error to its answer; what is unforeseen is logged and answered with one fixed sentence."""
         known = _known(error)
         if known is None:
-            logger.error("request %s failed", exchange.request_id, exc_info=error)
+            request_id = exchange.request_id
+            logger.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
             message = "an unforeseen fault of the service; its log has the details under this request id"
             known = Unforeseen("internal", message)
+        exchange.failure = Failure(known.status, known.code)
         self._metrics.error(exchange.target.path, known.code)
         if known.status in REJECTIONS:
             self._metrics.rejected(known.code)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service import __version__, settings, sources, workers
+from service import __version__, logs, settings, sources, workers
+from service.errors import LogitserveError
 from service.settings import Settings
 from service.sources import Sourced
 
@@ -24,6 +25,8 @@ examples:
   LOGITSERVE_PORT=9000 logitserve serve --print-config > logitserve.toml
   logitserve serve --config logitserve.toml
 """
+
+_log = logging.getLogger("logitserve")
 
 # Enough of a digest to tell two versions apart at a glance, as git shows of its own.
 DIGEST_CHARACTERS = 12
@@ -54,16 +57,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         _print_config(sourced)
         return 0
-    _log_to_stderr(sourced.settings.log_level)
     chosen = sourced.settings
-    return workers.serve(chosen, announce=lambda url, served: _announce(chosen, url, served))
+    logs.configure(chosen.log_level, chosen.log_format)
+    if chosen.log_format == "text":
+        return workers.serve(chosen, announce=lambda url, served: _announce(chosen, url, served))
+    try:
+        return workers.serve(chosen, announce=lambda url, served: _announce_as_json(chosen, url, served))
+    except LogitserveError as error:  # which would be told as text
+        _log.critical("%s", error)
+        return 1
 
 
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if level == "info":
-        # uvicorn's own story of starting and stopping would stand twice beside ours.
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+def _announce_as_json(chosen: Settings, url: str, served: dict[str, Any]) -> None:
+    fields = {"version": __version__, "url": url, "workers": chosen.worker_count, **served}
+    _log.info("logitserve answers on %s", url, extra={"fields": fields})
 
 
 def _announce(chosen: Settings, url: str, served: dict[str, Any]) -> None:
