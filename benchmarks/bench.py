@@ -37,7 +37,7 @@ LIBRARIES = ("numpy", "onnxruntime", "orjson", "uvicorn", "httptools", "uvloop",
 QUICK = Plan(("a_1", "a_32", "b_1"), ("json", "npz", "v2"), (16,), pairs=2, duration_s=1)
 FULL = Plan(cases.NAMES, ("json", "npz", "v2"), (1, 16, 64), pairs=5, duration_s=1)
 # In the order in which they run; the last one only where it is asked for.
-PARTS = ("start", "kernel", "cases", "pace", "batching", "workers", "soak")
+PARTS = ("start", "kernel", "cases", "pace", "batching", "quality", "workers", "soak")
 SOAK_S = 600.0
 # What ends one part: a server that does not start, is wrong, or counts other requests than were made.
 FAILURES = (serving.NoServer, cases.WrongAnswer, NotCounted, subprocess.CalledProcessError)
@@ -120,6 +120,7 @@ def measure(
             "batching_b": whole.batching(bench, "b_1", "v2"),
             "batching_a": whole.batching(bench, "a_1", "json"),
         },
+        "quality": lambda: {"quality": whole.quality(bench)},
         "workers": lambda: {"workers": whole.two_workers(bench)},
         "soak": lambda: {"soak": whole.soak(bench, soak_s)},
     }

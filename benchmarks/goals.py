@@ -26,6 +26,7 @@ class Found(NamedTuple):
     start: Start | None = None
     batching_b: float | None = None
     batching_a: float | None = None
+    quality: float | None = None
     pace: Pace | None = None
     workers: TwoWorkers | None = None
     kernel: Kernel | None = None
@@ -52,6 +53,7 @@ def goals(found: Found) -> list[Goal]:
         _least("a_256, b_*: efficiency", 0.85, "about 0.2", _of(at_16, LARGE), lambda row: row.efficiency),
         _at_least("b_1 binary, 64 connections: batching on over off", 2, "PyTriton 3.4", found.batching_b),
         _at_least("a_1, 64 connections: batching on over off", 1, "", found.batching_a),
+        _at_least("a_1 JSON, 64 connections: quality counted over not", 0.95, "", found.quality),
         _paced(_at_most("p99 at half of the peak rate over the bound's", 1.5, "", pace and pace.ratio), pace),
         _each("exact kernel over Softmax + ArgMax", GOAL, found.kernel, lambda one: one.over_both),
         _each("the same with log-probabilities", GOAL_LOG, found.kernel, lambda one: one.log_over_both),

@@ -1,4 +1,4 @@
-"""The service as a whole: start, memory, batching, two workers, an even pace, a long run; and its kernel alone.
+"""The service as a whole: start, memory, batching, quality, two workers, an even pace, a long run; and its kernel alone.
 
 What one case at full speed does not show. Each function measures one thing, on servers that it starts itself,
 and returns its figures; what they ought to be stands in `goals`.
@@ -25,8 +25,6 @@ from kernel import Ratios
 from pairs import SETTLE_ATTEMPTS, SETTLE_S, Bench, NotCounted
 from serving import Memory, Server
 
-from service.settings import Settings
-
 CONNECTIONS = 64
 # A load generator can hold a rate only as long as its connections are not all waiting for answers.
 PACE_CONNECTIONS = 64
@@ -43,8 +41,6 @@ AVX2 = "X86_V4"
 KERNEL_TURNS_A_PAIR = 20
 SOAK_CONNECTIONS = 16
 SOAK_CASES = ("a_1", "b_256", "s_32", "a_32", "l_256", "b_1", "s_256", "a_256", "l_1", "b_32")
-# Batching is what a limit of one row a batch turns off.
-BATCH_SETTING = "batch_rows_limit"
 
 
 class Weighed(NamedTuple):
@@ -156,11 +152,18 @@ def _median_memory(found: list[Memory]) -> Memory:
 
 
 def batching(bench: Bench, name: str, form: cases.Form) -> float | None:
-    """Rows a second with batching over the same without; None where it cannot be turned off."""
-    if BATCH_SETTING not in Settings.model_fields:
-        return None
+    """Rows a second with batching over the same without; None where the service does not take the case."""
+    return on_over_off(bench, name, form, "--batch-rows-limit=1")
+
+
+def quality(bench: Bench) -> float | None:
+    """Rows a second with quality counted over the same without, of the smallest requests."""
+    return on_over_off(bench, "a_1", "json", "--quality=off")
+
+
+def on_over_off(bench: Bench, name: str, form: cases.Form, off: str) -> float | None:
+    """Rows a second of the service as it is over those with a flag that takes something away."""
     request = cases.WIRES[form].write(cases.make(name))
-    off = "--" + BATCH_SETTING.replace("_", "-") + "=1"
     repository, core = bench.models / "repository", bench.cores.server
     ratios = []
     with serving.service(repository, core) as on, serving.service(repository, core, off) as without:

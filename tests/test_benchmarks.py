@@ -538,6 +538,7 @@ def whole_found(**changed: Any) -> Any:
         "start": whole.Start(weighed(100.0), weighed(95.0)),
         "batching_b": 2.5,
         "batching_a": 1.0,
+        "quality": 0.96,
         "pace": whole.Pace(100.0, 100.0, 2.0, 3.0),
         "workers": whole.TwoWorkers(0.99, 1.2),
         "kernel": kernels(1.6, 2.1),
@@ -551,13 +552,14 @@ def test_figures_of_the_whole_are_compared_with_their_goals() -> None:
         start=whole.Start(weighed(120.0, 1.1), weighed(100.0)),
         batching_b=1.5,
         batching_a=0.9,
+        quality=0.94,
         pace=whole.Pace(100.0, 100.0, 2.0, 4.0),
         workers=whole.TwoWorkers(0.9, 2.0),
         kernel=kernels(2.1, 3.1),
         soak=soaked(100.0, 100.0, 103.0),
     )
-    assert [goal.met for goal in goals.goals(whole_found())[3:]] == [True] * 11
-    assert [goal.met for goal in goals.goals(bad)[3:]] == [False] * 11
+    assert [goal.met for goal in goals.goals(whole_found())[3:]] == [True] * 12
+    assert [goal.met for goal in goals.goals(bad)[3:]] == [False] * 12
 
 
 def test_memory_is_small_by_itself_and_beside_plain_fastapi() -> None:
@@ -695,7 +697,7 @@ def test_a_part_alone_measures_nothing_else(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(whole, "soak", lambda _, seconds: soaked(seconds, seconds))
-    for name in ("start", "kernel", "pace", "batching", "two_workers"):
+    for name in ("start", "kernel", "pace", "batching", "quality", "two_workers"):
         monkeypatch.setattr(whole, name, lambda *_: pytest.fail("measured"))
     monkeypatch.setattr(serving, "pick_cores", lambda: serving.Cores(0, 0))
     monkeypatch.setattr(generator, "require", lambda: None)
@@ -704,7 +706,7 @@ def test_a_part_alone_measures_nothing_else(
     said = json.loads(file.read_text(encoding="utf-8"))
     assert [one["memory"]["rss_mb"] for one in said["soak"]["samples"]] == [bench.SOAK_S] * 2
     assert said["rows"] == []
-    assert [goal["met"] for goal in said["goals"]] == [None] * 13 + [True]
+    assert [goal["met"] for goal in said["goals"]] == [None] * 14 + [True]
     assert "memory of all processes" in capsys.readouterr().out
 
 
