@@ -157,6 +157,10 @@ def _open(path: Path) -> sqlite3.Connection:
     # left alone: closing it would drop the locks that this process holds on it.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    if (
+        path.stat().st_uid != os.geteuid()
+    ):  # in a folder like /tmp anybody may have laid it there, to read what comes
+        raise StoreFailed(f"{path} belongs to another user; remove it, or name another file")
     connection = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")

@@ -119,6 +119,15 @@ def test_nobody_else_may_read_the_file_or_those_beside_it(store: SqliteStore, pa
     assert modes == {"rows.sqlite": 0o600, "rows.sqlite-wal": 0o600, "rows.sqlite-shm": 0o600}
 
 
+def test_a_file_that_somebody_else_has_laid_there_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.touch(0o666)
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)  # as if this were another user
+    with pytest.raises(StoreFailed, match="belongs to another user; remove it, or name another file"):
+        SqliteStore(path, 60, 10)
+
+
 def test_opening_it_again_leaves_the_locks_of_this_process_alone(store: SqliteStore, path: Path) -> None:
     """POSIX drops them when any of its descriptors of the file is closed."""
     connection = store._connection
