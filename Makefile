@@ -37,7 +37,7 @@ real-heads: .venv-real-heads/.ready ## export heads that others trained, with Py
 
 alerts: $(VENV)/.dev ## the alert rules and the dashboard, held against a real Prometheus (Debian's, unpacked into .prometheus unless there is one)
 	@.ci/get-prometheus .prometheus
-	@PATH="$(CURDIR)/.prometheus:$$PATH" $(BIN)/pytest tests/deploy -q $(ARGS)
+	@WITH_PROMETHEUS=1 PATH="$(CURDIR)/.prometheus:$$PATH" $(BIN)/pytest tests/deploy -q $(ARGS)
 
 .venv-real-heads/.ready: requirements/real-heads.lock requirements/build.lock pyproject.toml | $(BIN)/uv
 	@echo "installing heads of others and the libraries that made them into .venv-real-heads (once, some 6 GB)"

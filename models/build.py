@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from service.evaluation.judging import reference_of
 from service.heads.description import digest_of
 from service.heads.graphs import Linear, build_linear
 from service.heads.writing import to_json
@@ -113,6 +114,7 @@ def describe(digits: Digits, linear: Linear) -> dict[str, Any]:
         "dtype": "float32",
         "calibration": None,
         "decision": None,
+        "reference": reference_of(logits[held_out], None),
         "golden": {
             "features": digits.pixels[golden].astype(int).tolist(),
             "logits": logits[golden].tolist(),

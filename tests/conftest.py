@@ -1,6 +1,8 @@
 """What several test files share: the shipped heads, and the real application in memory."""
 
 import contextlib
+import logging
+import os
 import socket
 import subprocess
 import sys
@@ -31,6 +33,9 @@ collect_ignore_glob += [] if find_spec("moto") else ["*/*_remote*.py"]
 # Whole frameworks, and heads that others trained with them, take gigabytes: `make real-heads` has them.
 FRAMEWORKS = ("torch", "keras", "flax", "skl2onnx", "py3langid", "magika", "torchcrepe", "deepcut")
 collect_ignore_glob += [] if all(map(find_spec, FRAMEWORKS)) else ["real_heads/*"]
+
+# A real Prometheus takes a minute to see alerts come and go: `make alerts` lets it.
+collect_ignore_glob += [] if "WITH_PROMETHEUS" in os.environ else ["deploy/test_deploy_prometheus.py"]
 
 # No deadline: on a shared machine any example may take long once. The same examples on every run: a failure
 # that nobody can repeat helps nobody.
@@ -68,6 +73,18 @@ def running_service(*flags: str) -> Iterator[Running]:
         if process.poll() is None:
             process.terminate()
             assert process.wait(20) == 0
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """A command that a test runs in this process sets up the log, on a stream that is gone with the test."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    for handler in set(root.handlers).difference(handlers):
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+            root.setLevel(level)
 
 
 @pytest.fixture

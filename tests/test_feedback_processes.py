@@ -1,6 +1,7 @@
 """Two workers behind one socket: rows that one has scored are joined by whichever gets the label."""
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -53,18 +54,19 @@ def children(service: Running) -> set[int]:
 
 
 def test_any_worker_joins_what_any_has_scored_and_all_are_counted(service: Running) -> None:
-    ways: set[tuple[int, int]] = set()
+    by_worker: dict[int, httpx.Client] = {}
     number = 0
     with contextlib.ExitStack() as stack:
         end = time.monotonic() + 30
-        while len(ways) < 4:  # scored by the one or the other, labelled by the one or the other
-            assert time.monotonic() < end, f"only {ways}"
+        while len(by_worker) < WORKERS:  # connections that stay open, of which each worker takes its share
+            assert time.monotonic() < end, f"only {by_worker}"
             client = stack.enter_context(httpx.Client(base_url=service.url, timeout=20))
-            scored = client.post("/predict", json={"features": [[1] * 64], "row_ids": [f"{number}"]})
-            other = stack.enter_context(httpx.Client(base_url=service.url, timeout=20))
-            labelled = other.post("/feedback", json={"ids": [f"{number}"], "labels": [1]})
+            by_worker.setdefault(pid_of(client.get("/health/live")), client)
+        for scorer, labeller in itertools.product(by_worker.values(), repeat=2):
+            scored = scorer.post("/predict", json={"features": [[1] * 64], "row_ids": [f"{number}"]})
+            labelled = labeller.post("/feedback", json={"ids": [f"{number}"], "labels": [1]})
+            assert scored.status_code == 200
             assert labelled.json()["joined"] == 1
-            ways.add((pid_of(scored), pid_of(labelled)))
             number += 1
     text = httpx.get(f"{service.url}/metrics").text
     time.sleep(0.3)  # another worker's counts may be a quarter of a second old
