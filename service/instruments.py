@@ -145,7 +145,7 @@ PREDICTIONS = Instrument(
     "logitserve_predictions",
     "counter",
     _CLASS,
-    "Rows scored by predicted class, of heads with at most 100 classes; of very large batches a part stands for all.",
+    "Rows scored by predicted class, of heads with at most 100 classes; of batches of more than 16 rows a part stands for all.",
 )
 CONFIDENCE = Instrument(
     "logitserve_prediction_confidence", "histogram", _VERSION, "The largest probability of each row scored."

@@ -47,6 +47,8 @@ class Layout:
         Labelled rows by label and predicted class; none above `MOST_CONFUSED`.
     seen : one number
         Rows of traffic, labelled or not.
+    looked : one number
+        How many of them were looked at; the parts below stand for all.
     predicted [num_classes]
         Them by predicted class; none above `MOST_CLASSES`.
     confidence, margin, entropy [SHARE_BINS], energy [ENERGY_BINS]
@@ -74,6 +76,7 @@ class Layout:
             "class_correct": counted,
             "confusion": num_classes**2 if num_classes <= MOST_CONFUSED else 0,
             "seen": 1,
+            "looked": 1,
             "predicted": counted,
             "confidence": SHARE_BINS,
             "margin": SHARE_BINS,
@@ -156,7 +159,7 @@ def judged(layout: Layout, normalised: Normalised, labels: IndexArray) -> Float6
     return layout.filled(parts)
 
 
-def observed(layout: Layout, logits: FloatArray, weight: float = 1.0) -> Float64Array:
+def observed(layout: Layout, logits: FloatArray, weights: Float64Array | None = None) -> Float64Array:
     """Count rows of traffic.
 
     Parameters
@@ -164,7 +167,7 @@ def observed(layout: Layout, logits: FloatArray, weight: float = 1.0) -> Float64
     layout : Layout
     logits : float array [rows, num_classes]
         What the softmax takes, at least one row and one class.
-    weight : float
+    weights : float64 array [rows], optional
         How many rows each stands for, where only some of them were looked at.
 
     Returns
@@ -185,17 +188,18 @@ def observed(layout: Layout, logits: FloatArray, weight: float = 1.0) -> Float64
     shifted[rows, predicted] = -np.inf
     margin = confidence * (1 - np.exp(shifted.max(axis=1, initial=-np.inf)))
     energy = -(largest + np.log(totals))
+    each = np.ones(len(exact)) if weights is None else weights
     parts: dict[str, ArrayLike] = {
-        "seen": weight * len(exact),
-        "predicted": weight * np.bincount(predicted, minlength=layout.num_classes)
-        if layout.length("predicted")
-        else 0,
-        "energy": weight * np.bincount(np.searchsorted(BUCKETS_NATS, energy), minlength=ENERGY_BINS),
-        "sums": [weight * float(values.sum()) for values in (confidence, margin, entropy, energy)],
+        "seen": each.sum(),
+        "looked": len(exact),
+        "energy": np.bincount(np.searchsorted(BUCKETS_NATS, energy), each, ENERGY_BINS),
+        "sums": [float(values @ each) for values in (confidence, margin, entropy, energy)],
     }
+    if layout.length("predicted"):
+        parts["predicted"] = np.bincount(predicted, each, layout.num_classes)
     for name, values in (("confidence", confidence), ("margin", margin), ("entropy", entropy)):
         bins = np.minimum(bin_index(values, SHARE_BINS), SHARE_BINS - 1)
-        parts[name] = weight * np.bincount(bins, minlength=SHARE_BINS)
+        parts[name] = np.bincount(bins, each, SHARE_BINS)
     return layout.filled(parts)
 
 

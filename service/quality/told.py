@@ -47,7 +47,7 @@ def values(life: Counts, window: Counts, reference: Reference) -> Values:
 def drifted(key: Key, vector: Float64Array, reference: Reference) -> list[tuple[str, float, float | None]]:
     """Of what, how stable, how far: nothing where there is no reference or too little traffic."""
     expected, layout = reference(key), layout_of(key.num_classes)
-    if expected is None or layout.of(vector, "seen")[0] < LEAST_ROWS_OF_DRIFT:
+    if expected is None or layout.of(vector, "looked")[0] < LEAST_ROWS_OF_DRIFT:
         return []
     names = {"predicted": "classes"}
     return [(names.get(of, of), psi, ks) for of, psi, ks in quality.drift(layout, expected, vector)]
@@ -196,7 +196,7 @@ def _classes(layout: Layout, vector: Float64Array, names: Sequence[str] | None) 
 
 def _traffic(layout: Layout, vector: Float64Array, names: Sequence[str] | None) -> dict[str, Any]:
     seen = float(layout.of(vector, "seen")[0])
-    told: dict[str, Any] = {"rows": round(seen)}
+    told: dict[str, Any] = {"rows": round(seen), "looked_at": int(layout.of(vector, "looked")[0])}
     predicted = layout.of(vector, "predicted").tolist()
     told["classes"] = {
         str(_named(place, names)): count / seen for place, count in enumerate(predicted) if count

@@ -217,7 +217,8 @@ async def test_drift_is_measured_from_the_reference_of_the_head(tmp_path: Path) 
     async with app.router.lifespan_context(app), connected(app) as client:
         found = []
         for rows in (PIXELS[:300], np.where(DIGITS == 3, 1, 0)[:, None] * PIXELS):
-            await client.post("/predict", json={"features": rows.tolist()})
+            for at in range(0, len(rows), 8):  # of so few each row is looked at
+                await client.post("/predict", json={"features": rows[at : at + 8].tolist()})
             found.append((await quality_of(client))["versions"][0]["window"]["drift"])
         assert found[0]["classes"]["psi"] < 0.1
         assert found[1]["classes"]["psi"] > 0.25

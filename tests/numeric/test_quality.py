@@ -142,7 +142,10 @@ def test_masked_classes_and_ties_have_their_place() -> None:
 
 def test_rows_that_stand_for_others_count_so_often() -> None:
     layout, (logits, _) = layout_of(4), drawn(6, 4)
-    np.testing.assert_allclose(observed(layout, logits, 2.5), 2.5 * observed(layout, logits), rtol=1e-15)
+    found, once = observed(layout, logits, np.full(6, 2.5)), observed(layout, logits)
+    assert layout.of(found, "looked")[0] == 6
+    found[layout.parts["looked"]] *= 2.5
+    np.testing.assert_allclose(found, 2.5 * once, rtol=1e-15)
 
 
 def test_a_vector_has_the_parts_that_it_is_made_of() -> None:

@@ -96,7 +96,8 @@ def test_a_head_is_judged_with_its_own_calibration(
 ) -> None:
     head = HeadInfo(*KEY[:2], 4, 3, FLOAT32, None, KEY.digest, "cpu", calibration=calibration)
     logits, labels = rows()
-    quality.saw(head, logits)
+    for at in range(0, 20, 5):
+        quality.saw(head, logits[at : at + 5])
     quality.answered(asked(logits, labels, head=head, temperature=9.0), logits)
     exact = scaled(logits.astype(np.float64))
     np.testing.assert_allclose(
@@ -159,24 +160,36 @@ def test_traffic_of_several_heads_is_counted_apart(quality: Quality) -> None:
     np.testing.assert_allclose(counts[key_of(other)], observed(layout_of(5), theirs), rtol=1e-13)
 
 
-def test_of_a_large_batch_a_part_stands_for_all(quality: Quality) -> None:
-    large = rows(5 * MOST_SEEN // 3)[0]
-    quality.saw(HEAD, large)
+@pytest.mark.parametrize("size", [17, 64, 5 * MOST_SEEN // 3])
+def test_of_a_large_batch_a_part_stands_for_all(quality: Quality, size: int) -> None:
+    large = rows(size)[0]
+    times = max(1, 20_000 // size)
+    for _ in range(times):  # each time other rows are looked at
+        quality.saw(HEAD, large)
+    assert len(quality._seen[0][1]) <= max(
+        online.ALWAYS_SEEN, size / online.SEEN_OF_OTHERS + online.ALWAYS_SEEN
+    )
     found = life(quality)
-    assert LAYOUT.of(found, "seen")[0] == pytest.approx(len(large))
-    share = LAYOUT.of(found, "predicted") / len(large)
-    np.testing.assert_allclose(share, np.bincount(large.argmax(1)) / len(large), atol=0.03)
+    assert LAYOUT.of(found, "seen")[0] == pytest.approx(times * size)
+    share = LAYOUT.of(found, "predicted") / (times * size)
+    np.testing.assert_allclose(share, np.bincount(large.argmax(1), minlength=3) / size, atol=0.03)
+
+
+def test_of_a_batch_of_very_many_classes_a_row_stands_for_all(quality: Quality) -> None:
     wide = HeadInfo("wide", "1", 4, 3 * MOST_SEEN, FLOAT32, None, "f" * 64, "cpu")
     quality.saw(wide, np.zeros((2, 3 * MOST_SEEN), np.float32))
+    assert len(quality._seen[0][1]) == 1
     assert layout_of(3 * MOST_SEEN).of(life(quality, key_of(wide)), "seen")[0] == 2
 
 
 def test_traffic_that_nobody_counts_takes_bounded_memory(quality: Quality) -> None:
-    batch = np.zeros((MOST_SEEN // 3, 3), np.float32)
+    batch = np.zeros((1, MOST_SEEN), np.float32)
+    wide = HeadInfo("pets", "3", 4, MOST_SEEN, FLOAT32, None, "d" * 64, "cpu")
     for _ in range(2 * MOST_WAITING // batch.size):
-        quality.saw(HEAD, batch)
+        quality.saw(wide, batch)
     assert sum(logits.size for _, logits, _ in quality._seen) < MOST_WAITING + batch.size
-    assert LAYOUT.of(life(quality), "seen")[0] > 0
+    found = life(quality, key_of(wide))
+    assert layout_of(MOST_SEEN).of(found, "seen")[0] == MOST_WAITING / MOST_SEEN
 
 
 def test_logits_that_a_calibration_makes_infinite_are_not_seen(quality: Quality) -> None:
