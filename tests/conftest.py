@@ -1,6 +1,7 @@
 """What several test files share: the shipped heads, and the real application in memory."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import socket
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
@@ -73,6 +75,17 @@ def running_service(*flags: str) -> Iterator[Running]:
         if process.poll() is None:
             process.terminate()
             assert process.wait(20) == 0
+
+
+def load_script(path: Path) -> ModuleType:
+    """A script that is in no package, as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its classes look for it there
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

@@ -1,15 +1,14 @@
 """The heads that ship: good, honestly described, and the same bytes wherever they are made."""
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import MODELS, load_script
 from sklearn.linear_model import LogisticRegression
 
 from service.heads.description import digest_of, parse
@@ -17,20 +16,12 @@ from service.heads.graphs import Linear, read_linear
 from service.heads.handle import Head
 from service.heads.repository import Repository
 
-MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "digits" / "1"
 
 
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
-    """The script models/build.py as a module."""
-    spec = importlib.util.spec_from_file_location("models_build", MODELS / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(MODELS / "build.py")
 
 
 @pytest.fixture(scope="module")

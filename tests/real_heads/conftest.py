@@ -1,37 +1,22 @@
 """Heads that others have trained, exported once by models/others.py, and the application that serves them."""
 
-import importlib.util
 import os
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from types import ModuleType
 
 import httpx
 import pytest
-from conftest import MODELS, connected
+from conftest import MODELS, connected, load_script
 
 # Before keras is imported by anything: the package of one head asks for TensorFlow's, whose Keras runs on torch, too.
 os.environ["KERAS_BACKEND"] = "torch"
-
-Exported = Callable[[str], Path]
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("models_others", MODELS / "others.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all of them, made by the command that users have."""
     folder = tmp_path_factory.mktemp("others")
-    assert load_script().main(["--out", str(folder)]) == 0
+    assert load_script(MODELS / "others.py").main(["--out", str(folder)]) == 0
     return folder
 
 
