@@ -166,6 +166,13 @@ def scoring_of(app: Application, settings: Settings, limits: Limits) -> Scoring:
     return scoring
 
 
+def models_of(app: Application, operations: Operations) -> ModelList:
+    repository = app.repository
+    return ModelList(
+        repository.describe, lambda model: summary(operations.counts(), model), repository.examples
+    )
+
+
 def dialects(app: Application, settings: Settings, limits: Limits) -> list[list[Route]]:
     """Make every dialect: gRPC's server, and the routes of HTTP's, where a path that two would have is the former's."""
     scorer, repository = app.scorer, app.repository
@@ -204,7 +211,7 @@ def dialects(app: Application, settings: Settings, limits: Limits) -> list[list[
         V1Dialect(scoring, repository.describe, kserve=settings.v1 == "kserve").routes(),
         Admin(app.rollout, repository.describe, limits).routes(),
         operations.routes(),
-        ModelList(repository.describe, lambda model: summary(operations.counts(), model)).routes(),
+        models_of(app, operations).routes(),
         judgement.routes(),
         Documentation(app.openapi).routes(),
     ]
