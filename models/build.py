@@ -42,6 +42,8 @@ RIDGE = 0.3
 # From zero weights Newton's method converges in 8 steps; more change nothing but the last bits.
 NEWTON_STEPS = 12
 STEPS_PER_UNIT = 2**12
+# How many held-out images of each class stand in head.json, for people to try the head with.
+EXAMPLES_PER_CLASS = 4
 # Scores are written to this many places: exp differs in its last bit between CPUs.
 METRIC_DECIMALS = 6
 
@@ -99,6 +101,24 @@ def round_to_steps(values: Floats) -> NDArray[np.float32]:
     return (np.round(values * STEPS_PER_UNIT) / STEPS_PER_UNIT).astype(np.float32)
 
 
+def choose_examples(digits: Digits, logits: Floats) -> list[int]:
+    """Choose held-out images [40] of which some are easy, and some are taken for another digit.
+
+    Of each class they are ordered by their margin, the logit of the digit they show less the largest other one, and
+    taken evenly from the clearest to the one with the least, which is below 0 where the head is wrong.
+    Logits are exact, so no CPU orders them otherwise; equal margins keep the order of the data set.
+    """
+    own = np.eye(len(CLASS_NAMES), dtype=np.bool_)[digits.labels]
+    margins = logits[own] - np.where(own, -np.inf, logits).max(axis=1)
+    chosen: list[int] = []
+    for label in range(len(CLASS_NAMES)):
+        rows = np.flatnonzero(digits.held_out & (digits.labels == label))
+        clearest_first = rows[np.argsort(-margins[rows], kind="stable")]
+        steps = np.arange(EXAMPLES_PER_CLASS) * (len(rows) - 1) // (EXAMPLES_PER_CLASS - 1)
+        chosen += clearest_first[steps].tolist()
+    return chosen
+
+
 def describe(digits: Digits, linear: Linear) -> dict[str, Any]:
     """What head.json says, but for its digest."""
     logits = digits.pixels @ linear.weights.astype(np.float64) + linear.bias
@@ -106,6 +126,7 @@ def describe(digits: Digits, linear: Linear) -> dict[str, Any]:
     hits = logits[held_out].argmax(axis=1) == digits.labels[held_out]
     recognised = held_out[hits]
     losses = -log_softmax(logits[held_out])[np.arange(len(held_out)), digits.labels[held_out]]
+    examples = choose_examples(digits, logits)
     golden = [recognised[digits.labels[recognised] == label][0] for label in range(len(CLASS_NAMES))]
     return {
         "class_names": CLASS_NAMES,
@@ -119,6 +140,11 @@ def describe(digits: Digits, linear: Linear) -> dict[str, Any]:
             "features": digits.pixels[golden].astype(int).tolist(),
             "logits": logits[golden].tolist(),
         },
+        "examples": {
+            "features": digits.pixels[examples].astype(int).tolist(),
+            "labels": digits.labels[examples].tolist(),
+        },
+        "image": {"height": 8, "width": 8, "largest": PIXEL_MAX},
         "source": {
             "data": "Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak (1998), UCI Machine "
             "Learning Repository, doi:10.24432/C50P49; its test set of 1797 images of 8 x 8 pixels, as it "

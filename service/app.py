@@ -210,10 +210,13 @@ def dialects(app: Application, settings: Settings, limits: Limits) -> list[list[
 
 def watching(app: Application, operations: Operations, judgement: Judgement) -> list[list[Route]]:
     """Make what people and their tools look at."""
-    describe = app.repository.describe
+    repository = app.repository
+    models = ModelList(
+        repository.describe, lambda model: summary(operations.counts(), model), repository.examples
+    )
     return [
         operations.routes(),
-        ModelList(describe, lambda model: summary(operations.counts(), model)).routes(),
+        models.routes(),
         judgement.routes(),
         Documentation(app.openapi).routes(),
         Page().routes(),

@@ -110,6 +110,42 @@ def test_the_golden_rows_are_a_recognised_held_out_image_of_each_class(head: Hea
     assert np.argmax(golden.logits, axis=1).tolist() == list(range(10))
 
 
+def test_the_examples_are_held_out_images_four_a_class(head: Head, digits: Any) -> None:
+    examples = head.description.examples
+    assert examples is not None
+    assert examples.labels == tuple(label for label in range(10) for _ in range(4))
+    held_out = [tuple(row.tolist()) for row in digits.pixels[digits.held_out]]
+    labels = digits.labels[digits.held_out]
+    assert len(set(examples.features)) == 40
+    for features, label in zip(examples.features, examples.labels, strict=True):
+        assert labels[held_out.index(features)] == label
+
+
+def test_the_examples_run_from_the_clearest_image_of_a_class_to_the_one_that_is_most_mistaken(
+    head: Head, digits: Any
+) -> None:
+    examples = head.description.examples
+    assert examples is not None
+
+    def margins(rows: Any, label: int) -> Any:
+        logits = head.run(np.asarray(rows, np.float32))
+        return logits[:, label] - np.delete(logits, label, axis=1).max(axis=1)
+
+    for label in range(10):
+        every = margins(digits.pixels[digits.held_out & (digits.labels == label)], label)
+        chosen = margins(examples.features[4 * label : 4 * label + 4], label)
+        assert (chosen[0], chosen[-1]) == (every.max(), every.min())
+        assert (np.diff(chosen) < 0).all()
+    classes = head.run(np.asarray(examples.features, np.float32)).argmax(axis=1)
+    assert (classes != examples.labels).sum() == 6, "as models/README.md says"
+
+
+def test_the_features_are_said_to_be_an_image(head: Head, digits: Any) -> None:
+    image = head.description.image
+    assert image is not None
+    assert (image.height, image.width, image.largest) == (8, 8, digits.pixels.max())
+
+
 def test_every_weight_is_a_multiple_of_a_step_so_that_logits_are_exact(shipped: Linear) -> None:
     for values in shipped:
         steps = values.astype(np.float64) * 4096
@@ -124,13 +160,13 @@ def test_head_json_says_where_the_head_comes_from(head: Head) -> None:
     assert "CC BY 4.0" in head.description.source["licence"]
 
 
-def test_head_json_has_one_golden_row_a_line() -> None:
+def test_head_json_has_one_row_a_line() -> None:
     text = (DIGITS / "head.json").read_text(encoding="utf-8")
     golden = json.loads(text)["golden"]
-    rows = [*golden["features"], *golden["logits"]]
+    rows = [*golden["features"], *golden["logits"], *json.loads(text)["examples"]["features"]]
     lines = {line.strip().rstrip(",") for line in text.splitlines()}
     assert {json.dumps(row) for row in rows} <= lines
-    assert len(text.splitlines()) < 60
+    assert len(text.splitlines()) < 110
 
 
 # How it is made

@@ -15,6 +15,8 @@ from service.metrics import Board, Values, summed
 
 JSON = "application/json"
 
+EXAMPLES_PATH = "/models/{model}/versions/{version}/examples"
+
 # Swagger UI inlines styles and draws its icons from data URLs; scripts come from files only.
 DOCS_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 DOCS_PAGE = b"""<!doctype html>
@@ -103,25 +105,37 @@ class Operations:
 
 
 class ModelList:
-    """What is served; `describe` tells it as plain dictionaries, `compare` how a model's shadow does."""
+    """What is served.
+
+    `describe` tells it as plain dictionaries, `compare` how a model's shadow does, and `examples` what a version can
+    be tried with.
+    """
 
     def __init__(
         self,
         describe: Callable[[], list[dict[str, Any]]],
         compare: Callable[[str], list[dict[str, Any]]],
+        examples: Callable[[str, str], dict[str, Any]],
     ) -> None:
         self._describe = describe
         self._compare = compare
+        self._examples = examples
 
     def routes(self) -> list[Route]:
         every = _described("All models and their versions", "models")
         one = _described("One model", "models", {"404": "No such model"}, "model")
-        version = _described("One version", "models", {"404": "No such version"}, "model", "version")
+        named = ("model", "version")
+        version = _described("One version", "models", {"404": "No such version"}, *named)
+        errors = {"404": "No such version", "503": "It is not loaded"}
+        examples = _described(
+            "Rows to try a version with, by its number or an alias", "models", errors, *named
+        )
         shadow = _described("How its shadow version compares", "models", {"404": "No such model"}, "model")
         return [
             Route("GET", "/models", "every", self.every, every),
             Route("GET", "/models/{model}", "one", self.one, one),
             Route("GET", "/models/{model}/versions/{version}", "version", self.version, version),
+            Route("GET", EXAMPLES_PATH, "examples", self.examples, examples),
             Route("GET", "/models/{model}/shadow", "shadow", self.shadow, shadow),
         ]
 
@@ -139,6 +153,10 @@ class ModelList:
             "comparisons": self._compare(model["name"]),
         }
         return Answer(orjson.dumps(told), JSON)
+
+    async def examples(self, exchange: Exchange) -> Answer:
+        named = exchange.path_params
+        return Answer(orjson.dumps(self._examples(named["model"], named["version"])), JSON)
 
     async def version(self, exchange: Exchange) -> Answer:
         model = self._model(exchange.path_params["model"])

@@ -2,18 +2,21 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from service.evaluation import labelled
 from service.export import formats
 from service.export.exporter import Exported, export
 from service.export.parity import Parity, ParityError, read_rows
-from service.export.source import ExportError, Options, read_bounded
+from service.export.source import ExportError, Options, Source, read_bounded
+from service.heads.description import MOST_EXAMPLE_ROWS
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 # argparse has no public name for it
@@ -36,9 +39,11 @@ examples:
   logitserve export ./distilbert-sst2 --model sentiment --version 3
   logitserve export iris.skops --model iris --dtype float32 --rows held_out.csv
   logitserve export checkpoint.pt --model news --weight head.weight --bias head.bias
+  logitserve export digits.npz --model digits --image 8x8x16 --examples held_out.npz
   logitserve export model.safetensors --weight score.weight --model topics --class-names topics.txt
 """
 
+IMAGE = re.compile(r"([1-9]\d{0,8})x([1-9]\d{0,8})x(\d{1,18}(?:\.\d{1,18})?)", re.ASCII)
 NAMES_LIMIT_BYTES = 16 * 2**20
 # Wide enough that no row is folded where it does not end up on a terminal.
 PIPE_COLUMNS = 200
@@ -73,6 +78,7 @@ def add_parser(subparsers: "Subparsers") -> None:
     )
     add("--class-names", metavar="NAMES", help="a,b,c or a file: a JSON list or one name a line")
     _add_source_flags(parser)
+    _add_shown_flags(parser)
     add("--rows", type=Path, metavar="FILE", help="rows to compare on: .npy, .npz or .csv; they are not kept")
     add(
         "--tolerance",
@@ -105,6 +111,22 @@ def _add_source_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_shown_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what people can try it with").add_argument
+    add(
+        "--examples",
+        type=_labelled_path,
+        metavar="FILE",
+        help="labelled rows that people may try the head with: .npz or .csv; they are kept in head.json",
+    )
+    add(
+        "--image",
+        type=_image,
+        metavar="HxWxMAX",
+        help="the features are an image, such as 8x8x16: H rows of W pixels, from 0, no ink, to MAX",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     options = Options(
         weight=arguments.weight,
@@ -116,6 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
         trust_pickle=arguments.trust_pickle,
     )
     source = formats.read(arguments.path, options, format_name=arguments.format)
+    class_names = None if arguments.class_names is None else _class_names(arguments.class_names)
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
     try:
         exported = export(
@@ -124,9 +147,10 @@ def run(arguments: argparse.Namespace) -> int:
             model=arguments.model,
             version=arguments.version,
             dtype=None if arguments.dtype is None else np.dtype(arguments.dtype),
-            class_names=None if arguments.class_names is None else _class_names(arguments.class_names),
+            class_names=class_names,
             rows=None if arguments.rows is None else read_rows(arguments.rows, source.num_features),
             tolerance=arguments.tolerance,
+            shown=_shown(arguments, source, class_names),
             force=arguments.force,
         )
     except ParityError as error:
@@ -175,6 +199,40 @@ def _class_names(text: str) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise ExportError(f"{path}: expected a JSON list of names")
     return tuple(names)
+
+
+def _shown(
+    arguments: argparse.Namespace, source: Source, class_names: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """What head.json has for people to see."""
+    shown: dict[str, Any] = {}
+    if arguments.examples is not None:
+        features, labels = labelled.read(arguments.examples)
+        if len(features) > MOST_EXAMPLE_ROWS:
+            raise ExportError(
+                f"{arguments.examples}: expected at most {MOST_EXAMPLE_ROWS} examples, got {len(features)}"
+            )
+        indices = labelled.indices_of(labels, source.num_classes, class_names or source.class_names)
+        shown["examples"] = {"features": features.tolist(), "labels": indices.tolist()}
+    if arguments.image is not None:
+        shown["image"] = arguments.image
+    return shown
+
+
+def _labelled_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in {".npz", ".csv"}:
+        raise argparse.ArgumentTypeError(f"expected a file .npz or .csv, got {path.name[:40]!r}")
+    return path
+
+
+def _image(text: str) -> dict[str, float]:
+    found = IMAGE.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"expected height, width and largest number, such as 8x8x16, got {text[:40]!r}"
+        )
+    return {"height": int(found[1]), "width": int(found[2]), "largest": float(found[3])}
 
 
 def _version(text: str) -> int:

@@ -1,6 +1,6 @@
 """The whole way, once: a source becomes a head that is opened, held against its source, and put in its place."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +62,7 @@ def export(
     class_names: tuple[str, ...] | None = None,
     rows: Float64Array | None = None,
     tolerance: float | None = None,
+    shown: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Exported:
     """Write a source as version of a model; on any error nothing is left behind.
@@ -82,11 +83,15 @@ def export(
         What head and source are compared on; default some that are drawn. They are not written anywhere.
     tolerance : float or None
         The largest difference of a probability, and of a logit relative to max(1, |logit|); default by dtype.
+    shown : mapping of str to Any, or None
+        The keys `examples` and `image` of head.json, as JSON values.
     force : bool
         Whether a version that is there is replaced.
 
     Raises
     ------
+    ModelError
+        Where `shown` breaks the rules of head.json.
     ExportError
         Also `ParityError`, where the head does not answer as its source does.
     StartError
@@ -98,7 +103,7 @@ def export(
     names = _class_names(source, class_names)
     drawn = source.region.draw(DRAWN_ROWS, source.num_features)
     model_bytes, golden = _build(source, dtype, drawn)
-    description = _describe(source, dtype, names, golden)
+    description = {**_describe(source, dtype, names, golden), **(shown or {})}
     with staged(location, model, version, model_bytes, description) as stage:
         head = _open(stage, model)
         asked = drawn if rows is None else rows

@@ -34,6 +34,9 @@ LARGEST_FACTOR = 2.0**64
 Factor = Annotated[FiniteFloat, Field(ge=-LARGEST_FACTOR, le=LARGEST_FACTOR)]
 Name = Annotated[str, StringConstraints(min_length=1)]
 Index = Annotated[int, Field(ge=0, le=2**31)]
+# Examples are for people to pick from, and answered whole: 20 ms of the event loop and 5 MB where they are as many.
+MOST_EXAMPLE_ROWS = 1000
+MOST_EXAMPLE_NUMBERS = 1 << 18
 # Which of two forms a value was read as: no key of head.json, and no part of a place in it.
 ROWS, SPARSE = KINDS = ("<rows>", "<sparse>")
 
@@ -83,6 +86,42 @@ class Golden(_Strict):
         Field(description="Rows [rows, num_features], or such rows without their zeros."),
     ]
     logits: Annotated[tuple[Row, ...], Field(min_length=1, description="Their logits [rows, num_classes].")]
+
+
+class Examples(_Strict):
+    """Rows of features that the head was not fitted to, for whoever wants to try it; with labels, if they are known."""
+
+    features: Annotated[
+        tuple[Row, ...],
+        Field(
+            min_length=1,
+            max_length=MOST_EXAMPLE_ROWS,
+            description=f"Rows [rows, num_features], at most {MOST_EXAMPLE_NUMBERS} numbers together.",
+        ),
+    ]
+    labels: Annotated[tuple[Index, ...] | None, Field(description="The true classes [rows].")] = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        rows, width = len(self.features), len(self.features[0])
+        if self.labels is not None and len(self.labels) != rows:
+            raise ValueError(f"expected {rows} labels, one a row, got {len(self.labels)}")
+        for index, row in enumerate(self.features):
+            if len(row) != width:
+                raise ValueError(
+                    f"expected rows of one length, got {width} and, at {index}, {len(row)} numbers"
+                )
+        if rows * width > MOST_EXAMPLE_NUMBERS:
+            raise ValueError(f"expected at most {MOST_EXAMPLE_NUMBERS} numbers, got {rows * width}")
+        return self
+
+
+class Image(_Strict):
+    """The features are an image, row by row: how much ink each pixel has, from 0, the empty ground, to `largest`."""
+
+    height: Annotated[int, Field(ge=1, le=2**31)]
+    width: Annotated[int, Field(ge=1, le=2**31)]
+    largest: Annotated[FiniteFloat, Field(gt=0)]
 
 
 class Fitted(_Strict):
@@ -182,6 +221,14 @@ class HeadDescription(_Strict):
             "same class."
         ),
     ] = None
+    examples: Annotated[
+        Examples | None,
+        Field(description="Rows that the head was not fitted to, for people to try it with."),
+    ] = None
+    image: Annotated[
+        Image | None,
+        Field(description="Says that the features are an image; height · width are num_features."),
+    ] = None
     source: Annotated[
         dict[str, str], Field(description="Where the head comes from: data, licence, how it was fitted.")
     ] = {}
@@ -192,6 +239,19 @@ class HeadDescription(_Strict):
         Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None,
         Field(description="sha256, in hexadecimal, over model.onnx and this object without its digest."),
     ] = None
+
+    @model_validator(mode="after")
+    def _shows_images(self) -> Self:
+        if self.image is None or self.examples is None:
+            return self
+        for index, row in enumerate(self.examples.features):
+            for value in (min(row), max(row)):
+                if not 0 <= value <= self.image.largest:
+                    raise ValueError(
+                        f"examples.features[{index}]: expected numbers from 0 to image.largest, "
+                        f"{self.image.largest:.9g}, got {value:.9g}"
+                    )
+        return self
 
 
 def parse(text: bytes) -> HeadDescription:

@@ -266,6 +266,7 @@ def _check(description: HeadDescription, engine: Engine) -> None:
         raise ModelError(
             f"head.json has {len(names)} class_names, but the model has {engine.num_classes} classes"
         )
+    _check_examples(description, engine)
     by = description.calibration
     if isinstance(by, VectorScaling):
         for name, numbers in (("scale", by.scale), ("bias", by.bias)):
@@ -277,6 +278,24 @@ def _check(description: HeadDescription, engine: Engine) -> None:
     if description.dtype not in (None, str(engine.dtype)):
         raise ModelError(
             f"head.json says dtype {description.dtype}, but the model computes in {engine.dtype}"
+        )
+
+
+def _check_examples(description: HeadDescription, engine: Engine) -> None:
+    examples, image, width = description.examples, description.image, engine.num_features
+    if examples is not None:
+        if len(examples.features[0]) != width:
+            raise ModelError(
+                f"head.json: examples.features has {len(examples.features[0])} features, the model {width}"
+            )
+        largest = max(examples.labels or (0,))
+        if largest >= engine.num_classes:
+            raise ModelError(
+                f"head.json: examples.labels has the class {largest}, but the model has {engine.num_classes} classes"
+            )
+    if image is not None and image.height * image.width != width:
+        raise ModelError(
+            f"head.json: image has {image.height} x {image.width} pixels, but the model has {width} features"
         )
 
 

@@ -193,6 +193,21 @@ class Repository:
             for model, versions in plan.versions.items()
         ]
 
+    def examples(self, model: str, version: str) -> dict[str, Any]:
+        """Rows to try a version with, and what there is to show them by, as JSON values."""
+        head = self.head(self.info(model, version))
+        info, description = head.info, head.description
+        examples, image = description.examples, description.image
+        return {
+            "model": info.model,
+            "version": info.version,
+            "class_names": info.class_names,
+            "num_features": info.num_features,
+            "image": image and image.model_dump(),
+            "features": examples.features if examples else (),
+            "labels": examples and examples.labels,
+        }
+
     def close(self) -> None:
         """Let go of every head; runs under way finish."""
         self._heads, self._left, self.plan, self.shadows = {}, (), Plan(), {}
@@ -289,7 +304,7 @@ class Repository:
 
 def _describe(head: Head, failure: str | None) -> dict[str, Any]:
     info, description = head.info, head.description
-    told = description.model_dump(include={"calibration", "metrics", "source"})
+    told = description.model_dump(include={"calibration", "image", "metrics", "source"})
     return {
         "version": info.version,
         "state": "ready",
@@ -299,5 +314,6 @@ def _describe(head: Head, failure: str | None) -> dict[str, Any]:
         "class_names": None if info.class_names is None else list(info.class_names),
         "digest": info.digest,
         "provider": info.provider,
+        "examples": 0 if description.examples is None else len(description.examples.features),
         **told,
     }

@@ -1,6 +1,7 @@
 """Health, metrics, the list of models and the documentation, as operators and browsers get them."""
 
 import re
+import shutil
 from pathlib import Path
 
 import httpx
@@ -104,12 +105,48 @@ async def test_the_list_of_models_tells_everything_of_a_version(serve: Serve) ->
         assert version["calibration"] is None
         assert re.fullmatch("[0-9a-f]{64}", version["digest"])
         assert version["provider"] == "cpu"
+        assert version["image"] == {"height": 8, "width": 8, "largest": 16}
+        assert version["examples"] == 40
         assert (await client.get("/models/digits/versions/1")).json() == {"model": "digits", **version}
+
+
+async def test_the_examples_of_a_version_may_be_sent_as_they_come(serve: Serve) -> None:
+    async with serve() as client:
+        (version,) = (await client.get("/models/digits")).json()["versions"]
+        answer = await client.get("/models/digits/versions/1/examples")
+        assert answer.headers["content-type"] == "application/json"
+        found = answer.json()
+        assert list(found) == [
+            "model", "version", "class_names", "num_features", "image", "features", "labels",
+        ]  # fmt: skip
+        assert (found["model"], found["version"], found["num_features"]) == ("digits", "1", 64)
+        assert (found["class_names"], found["image"]) == (version["class_names"], version["image"])
+        assert len(found["features"]) == len(found["labels"]) == version["examples"]
+        body = {"features": found["features"], "labels": found["labels"], "outputs": ["accuracy"]}
+        scored = await client.post("/models/digits/versions/1/predict", json=body)
+        assert 0.7 < scored.json()["accuracy"] < 1.0
+
+
+async def test_examples_are_found_by_an_alias_and_may_be_none(serve: Serve, tmp_path: Path) -> None:
+    shutil.copy(MODELS / "digits" / "1" / "model.onnx", tmp_path / "bare.onnx")
+    async with serve(models=tmp_path, admin_key="secret") as client:
+        headers = {"Authorization": "Bearer secret"}
+        named = await client.put("/admin/models/bare/aliases/stable", json={"version": "1"}, headers=headers)
+        assert named.status_code == 200
+        found = (await client.get("/models/bare/versions/stable/examples")).json()
+        assert (found["version"], found["features"], found["labels"], found["image"]) == ("1", [], None, None)
+        unloaded = await client.post("/admin/models/bare/versions/1/unload", headers=headers)
+        assert unloaded.status_code == 200
+        answer = await client.get("/models/bare/versions/1/examples")
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
 
 
 @pytest.mark.parametrize(
     ("path", "code"),
     [
+        ("/models/nobody/versions/1/examples", "unknown_model"),
+        ("/models/digits/versions/2/examples", "unknown_version"),
+        ("/models/digits/versions/latest/examples", "unknown_version"),
         ("/models/nobody", "unknown_model"),
         ("/models/nobody/versions/1", "unknown_model"),
         ("/models/digits/versions/2", "unknown_version"),
@@ -170,5 +207,7 @@ async def test_the_openapi_document_lists_every_route_with_real_schemas(serve: S
         assert content["schema"]["additionalProperties"] is False
         assert content["examples"]
         assert {"200", "400", "413", "422"} <= set(paths[path]["post"]["responses"])
-    for path in ("/models", "/models/{model}", "/health/live", "/health/ready", "/metrics"):
+    examples = "/models/{model}/versions/{version}/examples"
+    assert {"404", "503"} <= set(paths[examples]["get"]["responses"])
+    for path in ("/models", "/models/{model}", examples, "/health/live", "/health/ready", "/metrics"):
         assert "get" in paths[path]

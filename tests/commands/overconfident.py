@@ -10,6 +10,7 @@ from service.heads.graphs import Linear, build_linear
 from service.heads.writing import write_version
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+IMAGE = {"height": 8, "width": 8, "largest": 16}
 FITTED_ROWS = 400
 
 
@@ -22,7 +23,12 @@ def write(folder: Path) -> None:
     linear = Linear((head.coef_.T / 16).astype(np.float32), head.intercept_.astype(np.float32))
     features = pixels[:3].tolist()
     logits = (pixels[:3].astype(np.float32) @ linear.weights + linear.bias).tolist()
-    described = {"class_names": NAMES, "golden": {"features": features, "logits": logits}}
+    described = {
+        "class_names": NAMES,
+        "golden": {"features": features, "logits": logits},
+        "examples": {"features": features, "labels": labels[:3].tolist()},
+        "image": IMAGE,
+    }
     write_version(folder / "models", "digits", build_linear(linear), described)
     np.savez(folder / "rows.npz", features=pixels[FITTED_ROWS:1200], labels=labels[FITTED_ROWS:1200])
     np.savez(folder / "test.npz", features=pixels[1200:], labels=labels[1200:])

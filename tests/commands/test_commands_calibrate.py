@@ -89,6 +89,8 @@ def test_the_new_version_is_the_old_model_with_a_new_description(here: Path) -> 
     assert (new / "model.onnx").read_bytes() == (old / "model.onnx").read_bytes()
     before, after = (json.loads((folder / "head.json").read_text(encoding="utf-8")) for folder in (old, new))
     assert after["golden"] == before["golden"]
+    assert (after["image"], len(after["examples"]["labels"])) == (overconfident.IMAGE, 3)
+    assert after["examples"] == before["examples"]
     assert after["class_names"] == before["class_names"]
     assert after["digest"] != before["digest"]
     assert after["calibration"] == found["calibration"]

@@ -1,5 +1,7 @@
 """`logitserve export`: from a file to a head that is served, and one line where it cannot be."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,65 @@ def test_its_options_reach_the_head(weights: Path, capsys: pytest.CaptureFixture
     assert export(weights, "--version", "7") == 1
     assert "is there already" in capsys.readouterr().err
     assert export(weights, "--version", "7", "--force") == 0
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv"])
+def test_examples_and_the_image_that_they_are_reach_the_head(weights: Path, suffix: str) -> None:
+    held_out = weights.parent / f"held_out{suffix}"
+    features: list[list[float]] = [[0, 1, 2.5, 0], [16, 0, 0, 3]]
+    if suffix == ".npz":
+        np.savez(held_out, features=features, labels=[2, 0])
+    else:
+        held_out.write_text("0,1,2.5,0,c\n16,0,0,3,a\n", encoding="utf-8")
+    flags = ["--class-names", "a,b,c", "--image", "2x2x16", "--examples", str(held_out)]
+    assert export(weights, *flags) == 0
+    written = described(weights)
+    assert written["examples"] == {"features": features, "labels": [2, 0]}
+    assert written["image"] == {"height": 2, "width": 2, "largest": 16}
+    assert cli.main(["models", "--models", str(weights.parent / "models")]) == 0
+
+
+def test_whole_numbers_of_examples_are_written_as_they_are(weights: Path) -> None:
+    np.savez(weights.parent / "held_out.npz", features=np.arange(4, dtype=np.uint8)[None], labels=[1])
+    assert export(weights, "--examples", str(weights.parent / "held_out.npz")) == 0
+    text = (weights.parent / "models" / "m" / "1" / "head.json").read_text(encoding="utf-8")
+    assert "\n      [0, 1, 2, 3]\n" in text
+    assert "image" not in json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("features", "label", "image", "said"),
+    [
+        (np.zeros((1001, 4)), 0, "2x2x16", "expected at most 1000 examples, got 1001"),
+        (np.zeros((1, 4)), 3, "2x2x16", "labels[0]: expected a class from 0 to 2"),
+        (np.zeros((1, 4)), "cat", "2x2x16", "expected the index of a class, got 'cat'"),
+        (np.zeros((1, 5)), 0, "2x2x16", "examples.features has 5 features, the model 4"),
+        (np.full((1, 4), np.nan), 0, "2x2x16", "examples.features[0][0]: "),
+        (
+            np.full((1, 4), 17),
+            0,
+            "2x2x16",
+            "expected numbers from 0 to image.largest, 16, got 17",
+        ),
+        (
+            np.zeros((1, 4)),
+            0,
+            "2x3x16",
+            "image has 2 x 3 pixels, but the model has 4 features",
+        ),
+    ],
+)
+def test_examples_that_do_not_fit_the_head_are_one_line(
+    weights: Path, features: Any, label: Any, image: str, said: str
+) -> None:
+    held_out = weights.parent / "held_out.npz"
+    np.savez(held_out, features=features, labels=[label] * len(features))
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        assert export(weights, "--examples", str(held_out), "--image", image) == 1
+    (line,) = errors.getvalue().splitlines()
+    assert said in line
+    assert not (weights.parent / "models" / "m").exists()
 
 
 def test_names_of_arrays_and_the_orientation_can_be_said(tmp_path: Path) -> None:
@@ -125,6 +186,11 @@ def test_a_source_that_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest
         ["--tolerance", "-1"],
         ["--tolerance", "x"],
         ["--dtype", "int8"],
+        ["--image", "8x8"],
+        ["--image", "0x4x1"],
+        ["--image", "2x2x-1"],
+        ["--image", "2x2xinf"],
+        ["--examples", "rows.npy"],
     ],
 )
 def test_a_wrong_call_ends_with_2(weights: Path, flags: list[str]) -> None:

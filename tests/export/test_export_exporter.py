@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sources import BIAS, LINEAR, WEIGHTS, a_source
 
-from service.errors import StartError
+from service.errors import ModelError, StartError
 from service.export.exporter import DECIMALS, GOLDEN_ROWS, export
 from service.export.parity import ParityError
 from service.export.source import Answers, ExportError, Region, answer_linearly
@@ -66,6 +66,21 @@ def test_head_json_says_everything(tmp_path: Path) -> None:
     assert told["source"]["notes"] == "one; two"
     text = (tmp_path / "models" / "m" / "1" / "head.json").read_bytes()
     assert told["digest"] == digest_of((tmp_path / "models" / "m" / "1" / "model.onnx").read_bytes(), text)
+
+
+def test_what_there_is_to_show_is_kept_and_held_against_the_head(tmp_path: Path) -> None:
+    examples = {"features": [[0, 1, 2.5, 0], [3, 0, 0, 0]], "labels": [2, 0]}
+    image = {"height": 2, "width": 2, "largest": 3}
+    exported = export(a_source(), tmp_path, model="m", shown={"examples": examples, "image": image})
+    told = described(exported.folder)
+    assert (told["examples"], told["image"]) == (examples, image)
+    with pytest.raises(ExportError, match=r"cannot be served: .*head\.json: image has 3 x 2 pixels"):
+        export(a_source(), tmp_path, model="m", shown={"image": {**image, "height": 3}})
+    with pytest.raises(ModelError, match=r"head\.json: examples\.features\[1\]: expected numbers from 0 to"):
+        export(
+            a_source(), tmp_path, model="m", shown={"examples": examples, "image": {**image, "largest": 2.5}}
+        )
+    assert [folder.name for folder in (tmp_path / "m").iterdir()] == ["1"]
 
 
 def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:

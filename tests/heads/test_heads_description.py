@@ -30,6 +30,8 @@ FULL: dict[str, Any] = {
     "decision": None,
     "reference": None,
     "golden": {"features": [[1, 2.5, 3]], "logits": [[0.5, -1]]},
+    "examples": {"features": [[0, 2.5, 3], [3, 0, 1]], "labels": [1, 0]},
+    "image": {"height": 1, "width": 3, "largest": 3},
     "source": {"data": "made up", "licence": "none"},
     "metrics": {"accuracy": 0.5, "rows": 10},
     "digest": "0" * 64,
@@ -51,6 +53,11 @@ def test_a_full_description_is_read() -> None:
     assert read.golden is not None
     assert read.golden.features == ((1.0, 2.5, 3.0),)
     assert read.golden.logits == ((0.5, -1.0),)
+    assert read.examples is not None
+    assert read.examples.features == ((0.0, 2.5, 3.0), (3.0, 0.0, 1.0))
+    assert read.examples.labels == (1, 0)
+    assert read.image is not None
+    assert (read.image.height, read.image.width, read.image.largest) == (1, 3, 3.0)
     assert read.source == FULL["source"]
     assert read.metrics == FULL["metrics"]
     assert read.digest == "0" * 64
@@ -175,6 +182,51 @@ REFUSED = {
     "golden with null": (text(golden={"features": [[1, None]], "logits": [[1]]}), "golden.features[0][1]: "),
     "golden with NaN": (text(golden={"features": [[float("nan")]], "logits": [[1]]}), "finite number"),
     "golden beyond float64": (b'{"golden": {"features": [[1e999]], "logits": [[1]]}}', "finite number"),
+    "examples without rows": (text(examples={"features": []}), "head.json: examples.features: "),
+    "examples that are no rows": (
+        text(examples={"features": [1, 2, 3]}),
+        "head.json: examples.features[0]: ",
+    ),
+    "examples without features": (
+        text(examples={"labels": [0]}),
+        "head.json: examples.features: Field required",
+    ),
+    "an example too short": (
+        text(examples={"features": [[1, 2, 3], [1, 2]]}),
+        "head.json: examples: expected rows of one length, got 3 and, at 1, 2 numbers",
+    ),
+    "an example with null": (text(examples={"features": [[1, None]]}), "examples.features[0][1]: "),
+    "a label too few": (
+        text(examples={"features": [[1], [2]], "labels": [0]}),
+        "head.json: examples: expected 2 labels, one a row, got 1",
+    ),
+    "a label below 0": (
+        text(examples={"features": [[1]], "labels": [-1]}),
+        "head.json: examples.labels[0]: ",
+    ),
+    "a label that is a name": (text(examples={"features": [[1]], "labels": ["cat"]}), "examples.labels[0]: "),
+    "a label that is no class": (text(examples={"features": [[1]], "labels": [0.5]}), "examples.labels[0]: "),
+    "an example darker than its image can be": (
+        text(examples={"features": [[0, 0, 0], [0, 3.5, 0]]}),
+        "head.json: examples.features[1]: expected numbers from 0 to image.largest, 3, got 3.5",
+    ),
+    "an example below the ground": (
+        text(examples={"features": [[0, -0.5, 0]]}),
+        "head.json: examples.features[0]: expected numbers from 0 to image.largest, 3, got -0.5",
+    ),
+    "an image without a width": (text(image={"height": 3, "largest": 1}), "head.json: image.width: "),
+    "an image of no height": (
+        text(image={"height": 0, "width": 3, "largest": 1}),
+        "head.json: image.height: ",
+    ),
+    "an image of half a pixel": (
+        text(image={"height": 1.5, "width": 2, "largest": 1}),
+        "head.json: image.height: ",
+    ),
+    "an image of one grey": (
+        text(image={"height": 1, "width": 3, "largest": 0}),
+        "head.json: image.largest: Input should be greater than 0",
+    ),
     "a metric that is text": (text(metrics={"accuracy": "high"}), "head.json: metrics.accuracy: "),
     "a source that is a number": (text(source={"year": 1998}), "head.json: source.year: "),
     "a digest in capitals": (text(digest="A" * 64), "head.json: digest: String should match"),
@@ -210,6 +262,22 @@ def test_a_reference_has_as_many_numbers_as_there_are_bins() -> None:
     ):
         with pytest.raises(ModelError, match=f"head.json: {place}: "):
             parse(text(reference=reference(**changes)))
+
+
+def test_examples_are_bounded_in_rows_and_in_numbers() -> None:
+    rows, numbers = description.MOST_EXAMPLE_ROWS, description.MOST_EXAMPLE_NUMBERS
+
+    def examples(count: int, width: int) -> HeadDescription:
+        return parse(json.dumps({"examples": {"features": [[0] * width] * count}}).encode())
+
+    for count, width in ((rows, numbers // rows), (1, numbers)):
+        read = examples(count, width).examples
+        assert read is not None
+        assert (len(read.features), len(read.features[0]), read.labels) == (count, width, None)
+    with pytest.raises(ModelError, match=r"head\.json: examples\.features: .* at most 1000 items"):
+        examples(rows + 1, 1)
+    with pytest.raises(ModelError, match="examples: expected at most 262144 numbers, got 262146"):
+        examples(2, numbers // 2 + 1)
 
 
 def test_a_mistake_never_repeats_the_file_at_length() -> None:

@@ -126,6 +126,21 @@ BROKEN: dict[str, tuple[bytes, str | None, str]] = {
         json.dumps({"golden": {"features": sparse_row(3), "logits": [[1.5, 1]]}}),
         "self-test failed: golden row 0 should give",
     ),
+    "examples of another width": (
+        LINEAR,
+        json.dumps({"examples": {"features": [[1, 2], [3, 4]]}}),
+        "examples.features has 2 features, the model 3",
+    ),
+    "an example of no class": (
+        LINEAR,
+        json.dumps({"examples": {"features": [[1, 2, 3], [4, 5, 6]], "labels": [1, 2]}}),
+        "examples.labels has the class 2, but the model has 2 classes",
+    ),
+    "an image of other pixels": (
+        LINEAR,
+        json.dumps({"image": {"height": 2, "width": 2, "largest": 1}}),
+        "image has 2 x 2 pixels, but the model has 3 features",
+    ),
     "golden features beyond float32": (
         LINEAR,
         json.dumps({"golden": {"features": [[1e39, 0, 0]], "logits": [[1.5, 1]]}}),

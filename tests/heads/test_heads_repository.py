@@ -121,7 +121,9 @@ def test_a_load_that_fails_leaves_what_was_served(tmp_path: Path) -> None:
 
 
 def test_a_version_is_told_with_everything_known_of_it(tmp_path: Path) -> None:
-    text = json.dumps({**DESCRIPTION, "metrics": {"accuracy": 0.5}})
+    image = {"height": 1, "width": 3, "largest": 2}
+    shown = {"image": image, "examples": {"features": [[0, 1, 2], [2, 2, 0]]}}
+    text = json.dumps({**DESCRIPTION, **shown, "metrics": {"accuracy": 0.5}})
     write(tmp_path, "pets", 1, text=text)
     write(tmp_path, "pets", 2)
     first, second = load(tmp_path).describe()[0].pop("versions")
@@ -137,8 +139,51 @@ def test_a_version_is_told_with_everything_known_of_it(tmp_path: Path) -> None:
         "source": {"data": "made up"},
         "digest": digest_of(LINEAR, text.encode()),
         "provider": "cpu",
+        "image": image,
+        "examples": 2,
     }
+    assert (second["image"], second["examples"]) == (None, 0)
     assert (second["class_names"], second["metrics"], second["source"]) == (None, {}, {})
+
+
+def test_a_version_gives_its_examples_by_number_and_by_alias(tmp_path: Path) -> None:
+    examples = {"features": [[0, 1, 2], [2, 2, 0]], "labels": [1, 0]}
+    image = {"height": 3, "width": 1, "largest": 2}
+    write(tmp_path, "pets", 1, text=json.dumps({**DESCRIPTION, "examples": examples, "image": image}))
+    write(tmp_path, "pets", 2)
+    repository = load(tmp_path)
+    given = repository.examples("pets", "1")
+    assert json.loads(json.dumps(given)) == {
+        "model": "pets",
+        "version": "1",
+        "class_names": ["cat", "dog"],
+        "num_features": 3,
+        "image": image,
+        **examples,
+    }
+    repository.follow(repository.plan.name("pets", "stable", "1"))
+    assert repository.examples("pets", "stable") == given
+    assert json.loads(json.dumps(repository.examples("pets", "2"))) == {
+        "model": "pets",
+        "version": "2",
+        "class_names": None,
+        "num_features": 3,
+        "image": None,
+        "features": [],
+        "labels": None,
+    }
+
+
+def test_examples_of_a_version_that_does_not_serve_are_not_there(tmp_path: Path) -> None:
+    write(tmp_path, "pets", 1)
+    write(tmp_path, "pets", 2)
+    repository = load(tmp_path)
+    for model, version in (("cars", "1"), ("pets", "3")):
+        with pytest.raises(NotFound):
+            repository.examples(model, version)
+    repository.follow(repository.plan.unload("pets", "1"))
+    with pytest.raises(NotReady, match="pets version 1 is not loaded"):
+        repository.examples("pets", "1")
 
 
 def test_models_are_told_with_their_default_version(tmp_path: Path) -> None:
