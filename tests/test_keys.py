@@ -60,9 +60,9 @@ def test_a_file_has_a_key_a_line_and_comments() -> None:
         f'b = {{ sha256 = "{other}", scopes = ["metrics"], expires = 2030-01-01 }}\n'
     )
     a, b = read(text)
-    assert (a.name, a.digest, a.scopes, a.expires_s) == ("a", DIGEST, {"infer"}, math.inf)
-    assert (b.name, b.digest.hex().upper(), b.scopes) == ("b", other, {"metrics"})
-    assert b.expires_s == NEW_YEAR_S, "a date begins in UTC"
+    assert a == Key("a", DIGEST, frozenset({"infer"}))
+    assert a.expires_s == math.inf
+    assert b == Key("b", bytes.fromhex(other), frozenset({"metrics"}), NEW_YEAR_S), "a date begins in UTC"
 
 
 def test_a_table_of_several_lines_is_the_same() -> None:

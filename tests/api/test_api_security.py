@@ -169,7 +169,8 @@ METRICS = {
     "/metrics", "/activity", "/models/{model}/quality", "/models/{model}/shadow", "/v2/models/stats",
     "/v2/models/{model}/stats", "/v2/models/{model}/versions/{version}/stats",
 }  # fmt: skip
-SENT = {None: None, **{name: f"Bearer {name}-key" for name in ("app", "scraper", "boss", "nobody")}}
+NAMES: list[str | None] = [None, "app", "scraper", "boss", "nobody"]
+SENT = {name: name and f"Bearer {name}-key" for name in NAMES}
 MAY: dict[Scope, set[str | None]] = {
     "open": set(SENT),
     "infer": {"app", "boss"},
