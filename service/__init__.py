@@ -8,6 +8,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     exposition  counts as Prometheus's text
     agreement   what all workers hold alike, whatever it is
     logs        how the log is written
+    keys        API keys: what one is, and how keys are written down
     quota       how many CPUs there are for this process
     outcomes    answers that come later, by a call
     types       ScoreRequest -> ScoreResult, the one currency of the service

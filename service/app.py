@@ -16,8 +16,8 @@ from service.api.observers import Lasting, Observers, tracing
 from service.api.ops import Documentation, ModelList, Operations
 from service.api.page import Page
 from service.api.quality import Judgement
+from service.api.rotation import Rotation
 from service.api.scoring import Scoring
-from service.api.security import Keys
 from service.api.transport import Edge, Route
 from service.api.v1 import V1Dialect
 from service.api.v2 import V2Dialect
@@ -30,10 +30,11 @@ from service.feedback.keeping import Feedback, store_at
 from service.heads.policy import read_policy
 from service.heads.remote import storage_at
 from service.heads.repository import Repository
+from service.keys import Key, check_distinct, digest_of, read
 from service.metrics import Board, Metrics
 from service.quality.online import Quality
 from service.scorer import BatchLimits, Scorer
-from service.settings import Settings
+from service.settings import Settings, variable_of
 from service.shadow import summary
 from service.types import FloatArray, IndexArray
 from service.wire import v2
@@ -71,7 +72,6 @@ def create_app(
         metrics,
         body_limit_bytes=settings.body_limit_bytes,
         request_timeout_s=settings.request_timeout_s,
-        keys=Keys(settings.admin_key.get_secret_value()),
     )
     repository = repository_of(settings, threads)
     quality = None
@@ -90,11 +90,24 @@ def create_app(
         # One looks for all: what it finds is agreed upon, and whoever takes its place looks on.
         watch_interval_s=settings.watch_interval_s if slot == 0 else 0,
         observers=observers_of(settings, slot, repository, metrics),
+        rotation=rotation_of(settings, edge, run_folder, slot),
     )
     for routes in dialects(app, settings, limits):
         app.register(routes)
     edge.error_bodies = ERROR_BODIES
     return app
+
+
+def rotation_of(settings: Settings, edge: Edge, run_folder: Path | None, slot: int) -> Rotation:
+    """Find the keys in force, and give them to the edge."""
+    keys: list[Key] = []
+    if admin_key := settings.admin_key.get_secret_value():
+        keys.append(Key("admin_key", digest_of(admin_key.encode()), frozenset({"admin"})))
+    if text := settings.keys.get_secret_value():
+        keys += read(text, variable_of("keys"))
+        check_distinct(keys, variable_of("keys"))
+    path = Path(settings.keys_file) if settings.keys_file else None
+    return Rotation(edge, keys, path, run_folder, slot)
 
 
 def scorer_of(

@@ -16,11 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import __version__
 from service.agreement import Agreement
 from service.api.observers import Observers
+from service.api.rotation import Rotation
 from service.api.transport import Edge, Route, Shortcut
 from service.api.v1 import PREDICT_PATH
 from service.api.v2 import INFER_PATH
 from service.feedback.keeping import Feedback
 from service.heads.repository import Repository
+from service.keys import GRANTS
 from service.metrics import Board, Metrics, Values
 from service.quality.online import Quality
 from service.rollout import Rollout
@@ -36,9 +38,13 @@ DESCRIPTION = """Probabilities, classes and exact cross-entropy from logits or f
 Send tensors as JSON or as npz (`Content-Type: application/x-npz`). Errors are `application/problem+json`
 with a stable `code` and the path of the first offender.
 """
-ADMIN_KEY = HTTPBearer(
-    scheme_name="admin key", description="Set by LOGITSERVE_ADMIN_KEY or LOGITSERVE_ADMIN_KEY_FILE."
-)
+KEYS = {
+    scope: HTTPBearer(
+        scheme_name=f"{scope} key",
+        description=f"A key with the scope {scope}, or admin; set by LOGITSERVE_KEYS_FILE or LOGITSERVE_KEYS.",
+    )
+    for scope in GRANTS
+}
 # How stale another worker's counts may be on /metrics; publishing a snapshot takes some 10 µs.
 PUBLISH_INTERVAL_S = 0.25
 
@@ -63,6 +69,7 @@ class Application(FastAPI):
         threads: int,
         watch_interval_s: float,
         observers: Observers,
+        rotation: Rotation,
     ) -> None:
         super().__init__(
             title="logitserve",
@@ -80,6 +87,7 @@ class Application(FastAPI):
         self.shadow = Shadow(repository, metrics.shadowed, metrics.shadow_dropped)
         self.watch_interval_s = watch_interval_s
         self.observers = observers
+        self.rotation = rotation
         self.grpc: Server | None = None
         self.loaded = False
         self.hot: dict[tuple[str, str], ASGIApp] = {}
@@ -116,9 +124,9 @@ class Application(FastAPI):
                 methods=[route.method],
                 name=route.name,
                 response_class=Response,
-                openapi_extra=dict(route.openapi or {}),
+                openapi_extra={**(route.openapi or {}), "security": _without_key(route)},
                 include_in_schema=route.openapi is not None,
-                dependencies=None if route.scope == "open" else [Security(ADMIN_KEY)],
+                dependencies=None if route.scope == "open" else [Security(KEYS[route.scope])],
             )
             registered = self.router.routes[-1]
             assert isinstance(registered, APIRoute)  # noqa: S101 - for the type checker: just made
@@ -197,6 +205,11 @@ class Application(FastAPI):
         return {"models": models, "threads": self.threads, **grpc}
 
 
+def _without_key(route: Route) -> list[dict[str, list[str]]]:
+    """Say in OpenAPI's words that no key will do as well: any is, where nobody has been given one for this."""
+    return [{}] if route.scope in {"infer", "metrics"} else []
+
+
 def _as_sent(path: str) -> bytes:
     """Write a path as it stands in a request line."""
     return quote(path, safe="/:").encode("ascii")
@@ -209,6 +222,8 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(app.rollout.run())]
     if app.watch_interval_s:
         tasks.append(asyncio.create_task(app.rollout.watch(app.watch_interval_s)))
+    if app.rotation.follows:
+        tasks.append(asyncio.create_task(app.rotation.run()))
     if app.board:
         tasks.append(asyncio.create_task(publish(app, app.board)))
     if app.quality:

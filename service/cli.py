@@ -19,6 +19,7 @@ COMMANDS = {
     "calibrate": "make a head as sure as it is right, as a new version",
     "loadtest": "measure a running service",
     "conformance": "hold any server against the numeric contract",
+    "key": "make an API key",
 }
 
 EPILOG = """\
@@ -31,6 +32,7 @@ examples:
   logitserve calibrate --data validation.npz
   logitserve loadtest --help
   logitserve conformance --url http://127.0.0.1:8000
+  logitserve key mobile-app --scopes infer >> keys.toml
 
 Every command has its own --help.
 """

@@ -15,7 +15,7 @@ from service.quota import cpu_quota
 PREFIX = "LOGITSERVE_"
 
 # Settings whose values are shown nowhere.
-SECRETS = frozenset({"admin_key"})
+SECRETS = frozenset({"admin_key", "keys"})
 
 Auto: TypeAlias = Literal["auto"]
 Off: TypeAlias = Literal["off"]
@@ -246,6 +246,19 @@ class Settings(BaseModel):
         "",
         "the path of a file",
         "file that holds the admin key alone, read at start, as orchestrators mount secrets; in place of admin_key",
+    )
+    keys: SecretStr = _setting(
+        SecretStr(""),
+        "lines as `logitserve key` prints them",
+        "keys of those who may use the service, as lines that logitserve key prints: each has a name, its SHA-256, its"
+        " scopes (infer, metrics, admin) and perhaps when it expires; without a key for it, infer and metrics are open to"
+        " everybody",
+    )
+    keys_file: str = _setting(
+        "",
+        "the path of a file",
+        "file with such lines, which may be changed while the service runs: it is looked at twice a second, and what is"
+        " wrong in it changes nothing",
     )
     run_dir: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()),

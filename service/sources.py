@@ -35,6 +35,11 @@ _PLATFORM_VARIABLES = {
 }
 _MEGABYTES = {"SAGEMAKER_MAX_PAYLOAD_IN_MB"}
 
+# The key that our commands send; the name is no near miss of a setting's, which would go unnoticed.
+CLIENT_KEY = PREFIX + "CLIENT_KEY"
+# Ours, but no settings.
+_OTHERS = frozenset({PREFIX + "CONFIG", CLIENT_KEY})
+
 
 class Sourced(NamedTuple):
     """Settings, and for each name where its value came from."""
@@ -90,6 +95,11 @@ def read(
     return Sourced(_validated(given), sources)
 
 
+def client_key(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the key that commands send to a service, where the environment has one."""
+    return (os.environ if environ is None else environ).get(CLIENT_KEY) or None
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
     """Take our variables; an empty one counts as absent, as Compose passes those that are not set."""
     given: dict[str, _Given] = {}
@@ -104,7 +114,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
         if value := environ.get(variable):
             given[name] = _Given(_bytes_of(value) if variable in _MEGABYTES else value, variable)
     for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or not value or variable == PREFIX + "CONFIG":
+        if not variable.startswith(PREFIX) or not value or variable in _OTHERS:
             continue
         if _SERVICE_LINK.fullmatch(variable) or (variable == PREFIX + "PORT" and "://" in value):
             continue

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "service"
 # Lowest first; rooms of one floor do not know each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "outcomes", "quota", "agreement", "instruments", "logs"),
-    ("metrics", "types"),
+    ("metrics", "types", "keys"),
     ("settings", "numeric", "exposition"),
     ("sources", "rules"),
     ("wire", "heads", "quality", "feedback"),
@@ -85,7 +85,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("security", "access", "decision_log", "tracing"),
         ("transport",),
         ("scoring",),
-        ("raw", "observers"),
+        ("raw", "observers", "rotation"),
         (
             "native",
             "v2",

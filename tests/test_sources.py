@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service import sources
 from service.errors import StartError
 from service.settings import Settings, variable_of
 from service.sources import read
@@ -417,3 +418,32 @@ def test_a_bad_value_of_a_platform_is_told_with_its_variable(tmp_path: Path) -> 
         read({}, environ=environ, root=tmp_path)
     with pytest.raises(StartError, match="OTEL_EXPORTER_OTLP_ENDPOINT: expected an http:// or https:// URL"):
         read({}, environ={OTLP: "collector:4317"}, root=tmp_path)
+
+
+# Keys
+
+
+@pytest.mark.parametrize("keys", ["a = {}", 'a = { sha256 = "hidden" }'])
+def test_keys_are_shown_nowhere(keys: str) -> None:
+    chosen = read({}, environ={"LOGITSERVE_KEYS": keys}).settings
+    assert chosen.keys.get_secret_value() == keys
+    assert "a =" not in f"{chosen!r} {chosen} {chosen.model_dump(mode='json')}"
+
+
+def test_keys_of_another_type_are_refused_without_showing_them(config: Path) -> None:
+    config.write_text("keys = 123456\n", encoding="utf-8")
+    with pytest.raises(StartError) as caught:
+        read({}, config=str(config), environ={})
+    assert str(caught.value) == f"{config}: keys: expected lines as `logitserve key` prints them"
+
+
+def test_the_key_that_commands_send_is_no_setting() -> None:
+    environ = {"LOGITSERVE_CLIENT_KEY": "k-1", "LOGITSERVE_PORT": "1"}
+    assert read({}, environ=environ).settings.port == 1
+    assert sources.client_key(environ) == "k-1"
+    assert sources.client_key({}) is sources.client_key({"LOGITSERVE_CLIENT_KEY": ""}) is None
+
+
+def test_a_near_miss_of_the_keys_ends_the_start() -> None:
+    with pytest.raises(StartError, match="unknown variable LOGITSERVE_KEY; did you mean LOGITSERVE_KEYS"):
+        read({}, environ={"LOGITSERVE_KEY": "a = {}"})

@@ -29,6 +29,8 @@ class AccessLog:
         }
         if failure is not None:
             fields["code"] = failure.code
+        if exchange.key_name is not None:
+            fields["key"] = exchange.key_name
         if (course := exchange.course) is not None:
             fields |= {"model": course.model, "version": course.version, "rows": course.rows}
         told = " ".join(f"{name}={value}" for name, value in fields.items())

@@ -42,6 +42,7 @@ class Scored(NamedTuple):
 
     time_s: float
     request_id: str
+    key_name: str | None
     request: ScoreRequest
     result: ScoreResult
 
@@ -107,7 +108,7 @@ class DecisionLog:
         now_s = time.time()
         for request, result in zip(course.requests, course.results, strict=False):
             if request.head is not None:
-                self._offer(Scored(now_s, exchange.request_id, request, result))
+                self._offer(Scored(now_s, exchange.request_id, exchange.key_name, request, result))
 
     def _offer(self, scored: Scored) -> None:
         numbers = scored.numbers
@@ -150,6 +151,7 @@ class DecisionLog:
         record: dict[str, Any] = {
             "time": rfc3339(scored.time_s),
             "request_id": scored.request_id,
+            **({} if scored.key_name is None else {"key": scored.key_name}),
             "model": head.model,
             "version": head.version,
             "digest": head.digest,

@@ -73,6 +73,8 @@ class Exchange:
     gone: Gone = staticmethod(never)
     status = CLIENT_CLOSED
     failure: Failure | None = None
+    # Whose key it was let in with, where one was asked for.
+    key_name: str | None = None
     # Noted where somebody hears of requests.
     course: Course | None = None
     answer_bytes = 0

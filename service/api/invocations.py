@@ -9,6 +9,7 @@ from service import __version__
 from service.api.exchange import Answer, Exchange
 from service.api.raw import RawTensors
 from service.api.scoring import Decoded, Encoded, Scoring
+from service.api.security import Scope
 from service.api.transport import Endpoint, Route, conversed
 from service.errors import RequestError
 from service.outcomes import Deliver
@@ -71,11 +72,11 @@ class InvocationsDialect:
                 error_body=error_body,
                 begin=self.begin,
             ),
-            _get("/ping", "ping", self.ping, described.ping("ping")),
-            _get("/health", "health", self.ping, described.ping("health")),
-            Route("HEAD", "/ping", "ping", self.ping, error_body=error_body),
-            Route("HEAD", "/health", "health", self.ping, error_body=error_body),
-            _get("/version", "mlflow_version", self.version, described.version()),
+            _get("/ping", "ping", self.ping, described.ping("ping"), "open"),
+            _get("/health", "health", self.ping, described.ping("health"), "open"),
+            Route("HEAD", "/ping", "ping", self.ping, error_body=error_body, scope="open"),
+            Route("HEAD", "/health", "health", self.ping, error_body=error_body, scope="open"),
+            _get("/version", "mlflow_version", self.version, described.version(), "open"),
             _get(
                 "/execution-parameters",
                 "execution_parameters",
@@ -142,8 +143,8 @@ def _target(exchange: Exchange) -> str | None:
     return target.strip("/").removesuffix(".tar.gz") if target else None
 
 
-def _get(path: str, name: str, endpoint: Endpoint, openapi: dict[str, Any]) -> Route:
-    return Route("GET", path, name, endpoint, openapi, error_body=error_body)
+def _get(path: str, name: str, endpoint: Endpoint, openapi: dict[str, Any], scope: Scope = "infer") -> Route:
+    return Route("GET", path, name, endpoint, openapi, error_body=error_body, scope=scope)
 
 
 def _encode(asked: Invocation, accepted: str, result: ScoreResult) -> Encoded:

@@ -74,11 +74,11 @@ class Operations:
         ready = _described("Whether it can score now", "operations", {"503": "Not yet, or no more"})
         metrics = _described("Prometheus metrics, summed over the workers", "operations")
         return [
-            Route("GET", "/health/live", "live", self.live, live),
-            Route("GET", "/health/ready", "ready", self.ready, ready),
-            Route("HEAD", "/health/live", "live", self.live),
-            Route("HEAD", "/health/ready", "ready", self.ready),
-            Route("GET", "/metrics", "metrics", self.metrics, metrics),
+            Route("GET", "/health/live", "live", self.live, live, scope="open"),
+            Route("GET", "/health/ready", "ready", self.ready, ready, scope="open"),
+            Route("HEAD", "/health/live", "live", self.live, scope="open"),
+            Route("HEAD", "/health/ready", "ready", self.ready, scope="open"),
+            Route("GET", "/metrics", "metrics", self.metrics, metrics, scope="metrics"),
         ]
 
     async def live(self, _exchange: Exchange) -> Answer:
@@ -136,7 +136,7 @@ class ModelList:
             Route("GET", "/models/{model}", "one", self.one, one),
             Route("GET", "/models/{model}/versions/{version}", "version", self.version, version),
             Route("GET", EXAMPLES_PATH, "examples", self.examples, examples),
-            Route("GET", "/models/{model}/shadow", "shadow", self.shadow, shadow),
+            Route("GET", "/models/{model}/shadow", "shadow", self.shadow, shadow, scope="metrics"),
         ]
 
     async def every(self, _exchange: Exchange) -> Answer:
@@ -184,9 +184,9 @@ class Documentation:
 
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/openapi.json", "openapi", self.openapi),
-            Route("GET", "/docs", "page", self.page),
-            Route("GET", "/docs/{asset}", "asset", self.asset),
+            Route("GET", "/openapi.json", "openapi", self.openapi, scope="open"),
+            Route("GET", "/docs", "page", self.page, scope="open"),
+            Route("GET", "/docs/{asset}", "asset", self.asset, scope="open"),
         ]
 
     async def openapi(self, _exchange: Exchange) -> Answer:

@@ -36,9 +36,9 @@ class Page:
 
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/", "page", self.start),
-            Route("HEAD", "/", "page", self.start),
-            Route("GET", "/page/{asset}", "page_asset", self.asset),
+            Route("GET", "/", "page", self.start, scope="open"),
+            Route("HEAD", "/", "page", self.start, scope="open"),
+            Route("GET", "/page/{asset}", "page_asset", self.asset, scope="open"),
         ]
 
     async def start(self, exchange: Exchange) -> Answer:

@@ -44,7 +44,7 @@ class Judgement:
                 }
             },
         }
-        return [Route("GET", PATH, "quality", self.quality, about)]
+        return [Route("GET", PATH, "quality", self.quality, about, scope="metrics")]
 
     async def quality(self, exchange: Exchange) -> Answer:
         model = exchange.path_params["model"]

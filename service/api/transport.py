@@ -87,7 +87,8 @@ class Route(NamedTuple):
 
     `begin`, where it is given, is what `endpoint` does once it has the body: `hot` routes are called past the
     router, and by it where the server has the whole request. Where `error_body` is given it writes the route's
-    errors, in place of problem+json. `scope` is what a key must allow whoever asks.
+    errors, in place of problem+json. `scope` is what a key must allow whoever asks, where there are keys for it; who
+    forgets to say one asks for too much, not for nothing.
     """
 
     method: str
@@ -98,7 +99,7 @@ class Route(NamedTuple):
     hot: bool = False
     error_body: ErrorBody | None = None
     begin: Begin | None = None
-    scope: security.Scope = "open"
+    scope: security.Scope = "infer"
 
 
 class Edge:
@@ -113,7 +114,8 @@ class Edge:
         keys: security.Keys = security.NO_KEYS,
     ) -> None:
         self._metrics = metrics
-        self._keys = keys
+        # Replaced as a whole when keys change.
+        self.keys = keys
         self._body_limit_bytes = body_limit_bytes
         self._request_timeout_s = request_timeout_s
         self._id_prefix = f"{os.getpid():x}-{secrets.token_hex(4)}-"
@@ -161,7 +163,7 @@ class Edge:
             exchange: Exchange = scope[EXCHANGE]
             path_params = scope.get("path_params", NO_PARAMS)  # the hot way has no router to make them
             exchange.target = Target(route.path, path_params, route.error_body)
-            self._keys.check(exchange, route.scope)
+            self.keys.check(exchange, route.scope)
             exchange.shorten_deadline()
             exchange.receive = receive
             await send_answer(send, await route.endpoint(exchange))
@@ -171,16 +173,21 @@ class Edge:
     def shortcut(self, route: Route, begin: Begin, path_params: Mapping[str, str] = NO_PARAMS) -> Shortcut:
         """Make what a server may call with a whole request for `route` in place of a conversation."""
         target = Target(route.path, path_params, route.error_body)
-        guarded = route.scope != "open"
+        scope = route.scope
 
         def take(headers: Iterable[tuple[bytes, bytes]], body: bytes, reply: Reply) -> None:
             exchange = self._open(dict(headers), route.method)
             exchange.target = target
             exchange.gone = reply.gone
             done = partial(self._reply, exchange, reply)
-            if guarded or TIMEOUT_HEADER in exchange.headers or len(body) > self._body_limit_bytes:
+            keys = self.keys
+            if (
+                scope in keys.guarded
+                or TIMEOUT_HEADER in exchange.headers
+                or len(body) > self._body_limit_bytes
+            ):
                 try:
-                    self._keys.check(exchange, route.scope)
+                    keys.check(exchange, scope)
                     exchange.shorten_deadline()
                     exchange.check_body_bytes(len(body))
                 except RequestError as error:

@@ -41,6 +41,18 @@ STREAM = SERVICE + "ModelStreamInfer"
 # What Kubernetes and load balancers ask of any gRPC port.
 HEALTH = "/grpc.health.v1.Health/Check"
 METHOD = "gRPC"
+# What methods ask of a key, where it is not the scope infer.
+SCOPES: dict[str, Scope] = {
+    SERVICE + "ServerLive": "open",
+    SERVICE + "ServerReady": "open",
+    SERVICE + "ModelReady": "open",
+    HEALTH: "open",
+    UNMATCHED: "open",
+    SERVICE + "ModelStatistics": "metrics",
+    SERVICE + "RepositoryIndex": "admin",
+    SERVICE + "RepositoryModelLoad": "admin",
+    SERVICE + "RepositoryModelUnload": "admin",
+}
 
 # HTTP's words for how a body is written would say nothing of a message, and its words for an answer have others here.
 _OF_BODIES = frozenset({"content-encoding", "accept-encoding"})
@@ -100,16 +112,11 @@ class GrpcDialect:
             SERVICE + "ModelMetadata": self._model,
             SERVICE + "ModelConfig": self._config,
             SERVICE + "ModelStatistics": self._statistics,
+            SERVICE + "RepositoryIndex": self._index,
             HEALTH: self._health,
         }
         return {path: partial(_tell, tell) for path, tell in told.items()} | {
-            SERVICE + "ModelInfer": self.infer
-        }
-
-    def guarded_methods(self) -> dict[str, Begin]:
-        """Give those that need the admin key."""
-        return {
-            SERVICE + "RepositoryIndex": partial(_tell, self._index),
+            SERVICE + "ModelInfer": self.infer,
             SERVICE + "RepositoryModelLoad": partial(self._change, self._rollout.load, "Load"),
             SERVICE + "RepositoryModelUnload": partial(self._change, self._rollout.unload, "Unload"),
         }
@@ -230,9 +237,6 @@ class _Handlers(grpc.GenericRpcHandler):
             path: grpc.unary_unary_rpc_method_handler(partial(_answer, _shortcut(edge, path, begin)))
             for path, begin in dialect.methods().items()
         }
-        for path, begin in dialect.guarded_methods().items():
-            guarded = _shortcut(edge, path, begin, scope="admin")
-            self._known[path] = grpc.unary_unary_rpc_method_handler(partial(_answer, guarded))
         stream = partial(_stream, _shortcut(edge, STREAM, dialect.infer), self._leaving)
         self._known[STREAM] = grpc.stream_stream_rpc_method_handler(stream)
         # A stream, since it is not known what kind of call it is.
@@ -302,8 +306,9 @@ async def _refuse(shortcut: Shortcut, _requests: AsyncIterator[bytes], context: 
     await _answer(shortcut, b"", context)
 
 
-def _shortcut(edge: Edge, path: str, begin: Begin, scope: Scope = "open") -> Shortcut:
+def _shortcut(edge: Edge, path: str, begin: Begin) -> Shortcut:
     label = path if path is UNMATCHED else f"grpc:{path.rpartition('/')[2]}"
+    scope = SCOPES.get(path, "infer")
     route = Route(METHOD, label, label, conversed(begin), error_body=v2_grpc.error_body, scope=scope)
     return edge.shortcut(route, begin)
 

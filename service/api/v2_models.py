@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 
 from service.api.exchange import Answer, Exchange
+from service.api.security import Scope
 from service.api.transport import Endpoint, Route
 from service.wire import v2_schemas
 from service.wire.media import JSON
@@ -30,19 +31,34 @@ class V2Models:
         routes = [
             _route("/v2", self.server, told("The server and its extensions", v2_schemas.SERVER)),
             _route("/v2/", self.server),
-            _route("/v2/health/live", self.live, told("Whether the process runs", v2_schemas.LIVE)),
-            _route("/v2/health/ready", self.ready, told("Whether it can score now", v2_schemas.READY)),
+            _route("/v2/health/live", self.live, told("Whether the process runs", v2_schemas.LIVE), "open"),
+            _route(
+                "/v2/health/ready", self.ready, told("Whether it can score now", v2_schemas.READY), "open"
+            ),
             # Before the models: none can have this name here.
-            _route("/v2/models/stats", self.all_statistics, told("Counts of all models", v2_schemas.COUNTS)),
+            _route(
+                "/v2/models/stats",
+                self.all_statistics,
+                told("Counts of all models", v2_schemas.COUNTS),
+                "metrics",
+            ),
         ]
         for place, names in _PLACES.items():
             routes += [
                 _route(place, self.model, told("A model's tensors", v2_schemas.MODEL, *names)),
                 _route(
-                    f"{place}/ready", self.model_ready, told("Whether it serves", v2_schemas.READY, *names)
+                    f"{place}/ready",
+                    self.model_ready,
+                    told("Whether it serves", v2_schemas.READY, *names),
+                    "open",
                 ),
                 _route(f"{place}/config", self.config, told("Its configuration", v2_schemas.CONFIG, *names)),
-                _route(f"{place}/stats", self.statistics, told("Its counts", v2_schemas.COUNTS, *names)),
+                _route(
+                    f"{place}/stats",
+                    self.statistics,
+                    told("Its counts", v2_schemas.COUNTS, *names),
+                    "metrics",
+                ),
             ]
         return routes
 
@@ -83,5 +99,8 @@ def _answer(told: dict[str, Any]) -> Answer:
     return Answer(orjson.dumps(told), JSON)
 
 
-def _route(path: str, endpoint: Endpoint, described: dict[str, Any] | None = None) -> Route:
-    return Route("GET", path, f"v2_{endpoint.__name__}", endpoint, described, error_body=error_body)
+def _route(
+    path: str, endpoint: Endpoint, described: dict[str, Any] | None = None, scope: Scope = "infer"
+) -> Route:
+    name = f"v2_{endpoint.__name__}"
+    return Route("GET", path, name, endpoint, described, error_body=error_body, scope=scope)

@@ -46,7 +46,9 @@ class VertexDialect:
     def routes(self) -> list[Route]:
         routes = []
         if path := self._health_route:
-            routes.append(Route("GET", path, "vertex_health", self._ready, error_body=error_body))
+            routes.append(
+                Route("GET", path, "vertex_health", self._ready, error_body=error_body, scope="open")
+            )
         if path := self._predict_route:
             endpoint, openapi = conversed(self.begin), v1_schemas.vertex()
             routes.append(

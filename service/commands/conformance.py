@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from service.commands import addresses
+from service.commands import addresses, client_keys
 from service.conformance import vectors
 from service.conformance.dialect import OUTPUTS
 from service.conformance.discovery import ALL_OPTIONS, DIALECTS, Asked, connect, discover
@@ -69,6 +69,7 @@ def add_parser(subparsers: "Subparsers") -> None:
         help="which types it computes in (default: float32,float64)")  # fmt: skip
     add("--header", type=_header, action="append", default=[], metavar="NAME: VALUE", help="may be repeated")
     add("--json", type=Path, metavar="FILE", help="write every check as JSON")
+    client_keys.add_flag(parser)
     parser.set_defaults(run=run)
 
 
@@ -83,7 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     try:
         _check_folder(arguments.json)
-        with connect(arguments.url, dict(arguments.header)) as http:
+        key = client_keys.read(arguments)
+        bearer = {"Authorization": f"Bearer {key}"} if key else {}
+        with connect(arguments.url, {**bearer, **dict(arguments.header)}) as http:
             dialect = discover(http, asked)
             questions = vectors.read()
             with _progress(len(questions)) as watch:

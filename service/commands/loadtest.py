@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service.client import Client, ClientError, ServiceError
-from service.commands import addresses
+from service.commands import addresses, client_keys
 from service.errors import StartError
 from service.loadtest.fleet import measure
 from service.loadtest.report import Report
@@ -69,6 +69,7 @@ def add_parser(subparsers: "Subparsers") -> None:
     add("--processes", type=_count, default=DEFAULT_PROCESSES, metavar="N", help="default: %(default)s")
     add("--plot", type=_plot_path, metavar="FILE", help="draw latencies and throughput as .png or .svg")
     add("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    client_keys.add_flag(parser)
     parser.set_defaults(run=run)
 
 
@@ -102,8 +103,9 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
     for path in filter(None, (arguments.plot, arguments.json)):
         if not path.absolute().parent.is_dir():
             raise StartError(f"expected a folder that exists, got {path.parent} for {path.name}")
+    key = client_keys.read(arguments)
     # Like the client processes, past the proxies of the environment.
-    with Client(arguments.url, timeout_s=PREFLIGHT_TIMEOUT_S, trust_env=False) as client:
+    with Client(arguments.url, api_key=key, timeout_s=PREFLIGHT_TIMEOUT_S, trust_env=False) as client:
         with suppress(ServiceError):  # somebody listens; the load test will say what they answer
             client.live()
         columns = arguments.classes or DEFAULT_CLASSES
@@ -123,6 +125,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
         duration_s=arguments.duration,
         # A process without a connection would only watch.
         processes=min(arguments.processes, arguments.connections),
+        key=key,
     )
 
 

@@ -91,13 +91,16 @@ class _Generator:
 
     def _built_requests(self) -> list[httpx.Request]:
         media_type = MEDIA_TYPES[self._scenario.media]
+        headers = {"content-type": media_type, "accept": media_type}
+        if self._scenario.key:
+            headers["authorization"] = f"Bearer {self._scenario.key}"
         return [
             self._http.build_request(
                 "POST",
                 f"{self._scenario.url}/{self._scenario.route}",
                 content=body.content,
                 params=body.query or None,
-                headers={"content-type": media_type, "accept": media_type},
+                headers=headers,
             )
             for body in bodies(self._scenario)
         ]

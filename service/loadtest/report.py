@@ -1,6 +1,5 @@
 """What is said about a measurement: figures, remarks in words, tables."""
 
-import dataclasses
 import math
 from typing import Any
 
@@ -78,7 +77,7 @@ class Report:
         tally = self.tally
         steps = range(max([*tally.answered, *tally.failed], default=-1) + 1)
         return {
-            "scenario": dataclasses.asdict(self.scenario),
+            "scenario": self.scenario.document(),
             "interrupted": self.interrupted,
             "measured_s": tally.measured_s,
             "requests": self.requests,

@@ -1,8 +1,8 @@
 """What is sent, over how many connections and when; pure, and the same for every run with the same numbers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,11 @@ class Scenario:
     warm_up_s: float = 2.0
     duration_s: float = 10.0
     processes: int = 1
+    key: str | None = field(default=None, repr=False)
+
+    def document(self) -> dict[str, Any]:
+        """Give all of it that may be written down."""
+        return {name: value for name, value in asdict(self).items() if name != "key"}
 
     def title(self) -> str:
         what = "features" if self.route == "predict" else "logits"

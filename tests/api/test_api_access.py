@@ -15,6 +15,7 @@ from conftest import MODELS, ROOT, Serve
 from service.api.access import AccessLog
 from service.api.exchange import Exchange, Failure, Target
 from service.api.native import NativeDialect
+from service.keys import Key, digest_of, line_of
 from service.logs import ACCESS, JsonFormatter
 
 pytestmark = pytest.mark.anyio
@@ -165,3 +166,20 @@ def test_what_ends_the_start_is_json_as_well(tmp_path: Path) -> None:
     (line,) = done.stderr.splitlines()
     assert json.loads(line)["level"] == "critical"
     assert str(tmp_path) in json.loads(line)["message"]
+
+
+async def test_a_line_names_whose_key_it_was_and_never_the_key(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = line_of(Key("app", digest_of(b"secret-1"), frozenset({"infer"})))
+    async with serve(access_log=1, keys=keys) as client:
+        for sent, path in (("secret-1", "/softmax"), ("secret-2", "/softmax"), ("secret-1", "/metrics")):
+            headers = {"authorization": f"Bearer {sent}"}
+            await client.request("GET" if path == "/metrics" else "POST", path, headers=headers)
+    lines = told(caplog)
+    assert [(line["route"], line["status"], line.get("key")) for line in lines] == [
+        ("/softmax", 400, "app"),
+        ("/softmax", 401, None),
+        ("/metrics", 200, None),  # it asks for none, so nobody has looked
+    ]
+    assert "secret" not in caplog.text

@@ -28,6 +28,7 @@ from service.api.exchange import Exchange, Failure
 from service.app import create_app
 from service.application import Application
 from service.errors import StartError
+from service.keys import Key, digest_of, line_of
 from service.settings import Settings
 from service.types import HeadInfo, ScoreRequest, ScoreResult, SparseRows
 
@@ -416,3 +417,15 @@ def test_each_worker_of_the_real_service_has_a_file_and_ends_it(tmp_path: Path) 
             assert client.post("/predict", json={"features": FEATURES}).status_code == 200
     assert sorted(path.name for path in tmp_path.iterdir()) == ["worker-0.ndjson", "worker-1.ndjson"]
     assert len(records(tmp_path)) == 6
+
+
+async def test_whose_key_it_was_stands_in_it(serve: Serve, tmp_path: Path) -> None:
+    keys = line_of(Key("app", digest_of(b"secret-1"), frozenset({"infer"})))
+    async with serve(decision_log=str(tmp_path), keys=keys) as client:
+        headers = {"authorization": "Bearer secret-1"}
+        assert (
+            await client.post("/predict", json={"features": [1] * 64}, headers=headers)
+        ).status_code == 200
+    text = (tmp_path / "worker-0.ndjson").read_text(encoding="utf-8")
+    assert json.loads(text)["key"] == "app"
+    assert "secret" not in text

@@ -339,4 +339,4 @@ async def test_the_documentation_has_the_route_with_its_schemas(client: httpx.As
     assert described["responses"]["422"]["content"]["application/problem+json"]["schema"]["properties"]
     predicted = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert "row_ids" in predicted["properties"]
-    assert "security" not in described
+    assert described["security"] == [{"infer key": []}, {}], "open, or for a key"

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import pytest
 from starlette.exceptions import HTTPException
 
+from service.api import security
 from service.api.exchange import Answer, ErrorBody, Exchange, Message, Receive, header_lines
 from service.api.security import Keys
 from service.api.transport import (
@@ -23,6 +24,7 @@ from service.api.transport import (
     conversed,
 )
 from service.errors import Invalid, NotReady, Offence, QueueFull, RequestError
+from service.keys import Key, digest_of
 from service.metrics import Metrics
 from service.outcomes import Deliver
 
@@ -39,14 +41,14 @@ class Wrapped:
         body_limit_bytes: int = 1000,
         request_timeout_s: float = 60,
         error_body: ErrorBody | None = None,
-        scope: Literal["open", "admin"] = "open",
+        scope: security.Scope = "open",
     ) -> None:
         self.metrics = Metrics()
         self.edge = Edge(
             self.metrics,
             body_limit_bytes=body_limit_bytes,
             request_timeout_s=request_timeout_s,
-            keys=Keys("secret"),
+            keys=Keys([Key("a", digest_of(b"secret"), frozenset({"admin"}))]),
         )
         self.app = self.edge.asgi(
             Route("POST", "/things/{thing}", "thing", endpoint, error_body=error_body, scope=scope)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
@@ -27,6 +28,7 @@ from service.api.v2_grpc import HEALTH, SERVICE, STREAM
 from service.app import create_app
 from service.application import Application
 from service.errors import StartError
+from service.keys import Grant, Key, digest_of, line_of
 from service.settings import Settings
 from service.wire.v2_models import EXTENSIONS
 
@@ -601,3 +603,31 @@ async def test_every_worker_has_its_share_of_the_calls(started: Callable[..., Pr
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)
     assert process.returncode == 0
+
+
+async def test_each_method_asks_for_its_scope(serving: Serving) -> None:
+    granted: dict[str, Grant] = {"app": "infer", "scraper": "metrics", "boss": "admin"}
+    keys = [Key(name, digest_of(name.encode()), frozenset({scope})) for name, scope in granted.items()]
+    async with serving(keys="\n".join(map(line_of, keys))) as service:
+        triton = service.triton
+        calls: dict[str, tuple[Callable[..., Any], set[str | None]]] = {
+            "live": (triton.is_server_live, {None, "other", *granted}),
+            "ready": (triton.is_server_ready, {None, "other", *granted}),
+            "model ready": (partial(triton.is_model_ready, "digits"), {None, "other", *granted}),
+            "server": (triton.get_server_metadata, {"app", "boss"}),
+            "model": (partial(triton.get_model_metadata, "digits"), {"app", "boss"}),
+            "config": (partial(triton.get_model_config, "digits"), {"app", "boss"}),
+            "infer": (partial(triton.infer, "digits", [tensor("features", FEATURES)]), {"app", "boss"}),
+            "statistics": (triton.get_inference_statistics, {"scraper", "boss"}),
+            "index": (triton.get_model_repository_index, {"boss"}),
+            "load": (partial(triton.load_model, "digits"), {"boss"}),
+        }
+        for called, (call, allowed) in calls.items():
+            for name in (None, "other", *granted):
+                headers = None if name is None else {"authorization": f"Bearer {name}"}
+                if name in allowed:
+                    await call(headers=headers)
+                else:
+                    code, _ = await refused(call(headers=headers))
+                    expected = "PERMISSION_DENIED" if name in granted else "UNAUTHENTICATED"
+                    assert code == expected, (called, name)

@@ -160,6 +160,20 @@ def test_print_config_never_shows_the_admin_key(
     assert terminal or "admin_key" not in tomllib.loads(told), "the mask must not become a key"
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_print_config_never_shows_keys(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("LOGITSERVE_KEYS", 'app = { sha256 = "5eb63bbb" }')
+    monkeypatch.setenv("LOGITSERVE_CLIENT_KEY", "correct-horse")
+    assert cli.main(["serve", "--print-config"]) == 0
+    told = capsys.readouterr().out
+    assert "5eb63bbb" not in told
+    assert "correct-horse" not in told
+    assert terminal or "keys" not in tomllib.loads(told), "the mask must not become a key"
+
+
 def test_print_config_is_a_table_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
