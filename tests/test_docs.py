@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import ROOT, running_service
+from conftest import ROOT, running_service, untraced
 
 from service import __version__, errors
 from service.instruments import INSTRUMENTS
@@ -48,11 +48,6 @@ def named(example: Example) -> str:
 
 CONSOLE = [example for example in examples() if example.language == "console"]
 PYTHON = [example for example in examples() if example.language == "python"]
-
-
-def untraced() -> dict[str, str]:
-    """The environment without coverage, which costs an example half its time; what they reach has tests of its own."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 def free_address() -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fetching import fetch_all
 from folders import BIAS, DESCRIPTION, LINEAR, WEIGHTS
 
 from service import cli
@@ -55,10 +56,12 @@ class Bucket:
 
 @contextlib.contextmanager
 def s3_server(port: int = 0) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    from conftest import untraced
+
     with socket.create_server(("127.0.0.1", port)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": untraced()}
     with subprocess.Popen(command, **quiet) as process:  # type: ignore[call-overload] # as its keywords
         endpoint = f"http://127.0.0.1:{port}"
         end_s = time.monotonic() + 60
@@ -361,18 +364,11 @@ def test_a_home_is_found(bucket: Bucket, tmp_path: Path) -> None:
     assert folders(tmp_path / ".cache" / "logitserve")
 
 
-def _fetch_all(url: str, cache: Path) -> None:
-    storage = RemoteFolder(url, cache, GIB)
-    for stored in storage.versions():
-        storage.fetch(stored)
-        assert stored.model_path.read_bytes() == LINEAR
-
-
 def test_processes_that_fetch_at_once_do_not_disturb_each_other(bucket: Bucket, tmp_path: Path) -> None:
     for version in range(1, 5):
         bucket.put(f"pets/{version}/model.onnx")
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_fetch_all, args=(bucket.url, tmp_path)) for _ in range(3)]
+    processes = [spawn.Process(target=fetch_all, args=(bucket.url, tmp_path)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
