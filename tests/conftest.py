@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -51,6 +52,9 @@ QUICK = {"numeric", "wire"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name in QUICK)
 
+
+# For clients of plain HTTP that are made for one request: by default each reads all certificates, which takes longer.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import Running, running_service
+from conftest import NO_TLS, Running, running_service
 
 pytestmark = pytest.mark.anyio
 
@@ -54,9 +54,9 @@ async def test_sigterm_answers_200_requests_in_flight_and_exits_0(service: Runni
 
 
 async def test_metrics_count_every_request_whichever_worker_answered(service: Running) -> None:
-    async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=service.url, timeout=30, verify=NO_TLS) as client:
         for _ in range(10):  # new connections each time, so that both workers get some
-            async with httpx.AsyncClient(base_url=service.url, timeout=30) as other:
+            async with httpx.AsyncClient(base_url=service.url, timeout=30, verify=NO_TLS) as other:
                 await asyncio.gather(
                     *(other.post("/softmax", json={"logits": [1.0, 2.0]}) for _ in range(20))
                 )
