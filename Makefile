@@ -17,8 +17,13 @@ setup: $(VENV)/.dev ## everything a developer needs, in .venv
 serve: $(VENV)/.serve ## serve the shipped heads on http://127.0.0.1:8000 (ARGS="--port 9000" for more)
 	@$(BIN)/logitserve serve --models models $(ARGS)
 
+# Tests start hundreds of processes: bytecode is kept, where the environment says otherwise each compiles the service anew.
+# And the cores are taken by the tests already: threads of BLAS that wait for each other would only spin.
+# Three workers for two cores, as a third of the time tests wait for processes and for what must not happen too early.
+# The order is that of tests/conftest.py: by themselves, scopes of few tests come last, and those start real services.
 test: $(VENV)/.dev ## all tests, with branch coverage
-	@$(BIN)/pytest -n 2 --dist loadscope --cov --cov-report=term $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 \
+		$(BIN)/pytest -n 3 --dist loadscope --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 conformance: .venv-conformance/.ready ## foreign clients as they come, in an environment of their own: Triton's, KServe's, MLflow's
 	@.ci/get-perf-analyzer .perf-analyzer >/dev/null || echo "perf_analyzer cannot be had here: its tests are left out"

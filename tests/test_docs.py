@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import ROOT, running_service
+from conftest import ROOT, running_service, untraced
 
 from service import __version__, errors
 from service.instruments import INSTRUMENTS
@@ -107,7 +107,7 @@ def run(command: str, folder: Path, **environment: str) -> str:
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**os.environ, "PATH": path, "COLUMNS": "120", **environment},
+        env={**untraced(), "PATH": path, "COLUMNS": "120", **environment},
         timeout=120,
         check=False,
     )
@@ -154,6 +154,7 @@ def test_python_prints_what_its_comments_say(
         capture_output=True,
         text=True,
         cwd=ROOT,
+        env=untraced(),
         timeout=60,
         check=False,
     )

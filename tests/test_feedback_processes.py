@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Running, running_service
+from conftest import NO_TLS, Running, running_service
 
 WORKERS = 2
 
@@ -39,7 +39,7 @@ def pid_of(answer: httpx.Response) -> int:
 
 def post(service: Running, path: str, **body: Any) -> httpx.Response:
     """Ask over a new connection, which either worker may take."""
-    answer = httpx.post(f"{service.url}{path}", json=body, timeout=30)
+    answer = httpx.post(f"{service.url}{path}", json=body, timeout=30, verify=NO_TLS)
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -60,7 +60,7 @@ def test_any_worker_joins_what_any_has_scored_and_all_are_counted(service: Runni
         end = time.monotonic() + 30
         while len(by_worker) < WORKERS:  # connections that stay open, of which each worker takes its share
             assert time.monotonic() < end, f"only {by_worker}"
-            client = stack.enter_context(httpx.Client(base_url=service.url, timeout=20))
+            client = stack.enter_context(httpx.Client(base_url=service.url, timeout=20, verify=NO_TLS))
             by_worker.setdefault(pid_of(client.get("/health/live")), client)
         for scorer, labeller in itertools.product(by_worker.values(), repeat=2):
             scored = scorer.post("/predict", json={"features": [[1] * 64], "row_ids": [f"{number}"]})

@@ -166,14 +166,17 @@ def name_of(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
+NAMES = {name_of(path) for path in MODULES} - {""}
+
+
 @cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def imports_of(path: Path) -> Iterator[str]:
     """Every module that is imported, at the top or inside a function, with its full name."""
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -181,11 +184,11 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@cache
 def inside(path: Path) -> set[str]:
     """The modules of the package that a module imports, by their names in the package."""
-    known = {name_of(module) for module in MODULES} - {""}
     names = {name.removeprefix("service.") for name in imports_of(path) if name.startswith("service.")}
-    return names & known
+    return names & NAMES
 
 
 def place(room: str, floors: tuple[tuple[str, ...], ...]) -> int:
@@ -255,7 +258,7 @@ def test_every_dependency_has_a_home_and_a_reason() -> None:
 def test_only_the_sources_of_settings_read_the_environment(path: Path) -> None:
     reads = {
         node.attr
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "putenv"}
     }
     assert not reads or name_of(path) in {"", "sources"}, "the package itself only turns telemetry off"
@@ -275,7 +278,7 @@ def test_a_module_can_be_read_in_one_go(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_function_fits_a_screen(path: Path) -> None:
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
             lines = (node.end_lineno or 0) - first.lineno + 1
@@ -287,7 +290,7 @@ def test_a_function_fits_a_screen(path: Path) -> None:
 def test_names_say_what_a_thing_is(path: Path) -> None:
     vague = re.compile(r"manager|helper|utils?$", re.IGNORECASE)
     assert not vague.search(path.stem)
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             assert not vague.search(node.name), node.name
 

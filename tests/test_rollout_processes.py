@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import MODELS, Running, running_service
+from conftest import MODELS, NO_TLS, Running, running_service
 from prometheus_client.parser import text_string_to_metric_families
 
 WORKERS = 3
@@ -53,7 +53,7 @@ def asked_of_each(
         while answers.keys() != children(service):
             assert time.monotonic() < end, f"only {answers.keys()} answered"
             try:
-                client = stack.enter_context(httpx.Client(base_url=service.url, timeout=20))
+                client = stack.enter_context(httpx.Client(base_url=service.url, timeout=20, verify=NO_TLS))
                 answer = ask(client)
             except httpx.TransportError:  # it was taken by the worker that has just been killed
                 continue
@@ -72,7 +72,9 @@ def states_in_each(service: Running) -> list[dict[str, str]]:
 
 def admin(service: Running, path: str, **body: Any) -> None:
     verb = "PUT" if body else "POST"
-    answer = httpx.request(verb, f"{service.url}/admin/{path}", headers=KEY, json=body or None, timeout=30)
+    answer = httpx.request(
+        verb, f"{service.url}/admin/{path}", headers=KEY, json=body or None, timeout=30, verify=NO_TLS
+    )
     assert answer.status_code == 200, answer.text
 
 
@@ -157,7 +159,7 @@ def test_versions_are_swapped_under_load_without_one_failure(service: Running, m
     versions: list[list[str]] = [[] for _ in range(6)]
 
     def send(seen: list[str]) -> None:
-        with httpx.Client(base_url=service.url, timeout=20) as client:
+        with httpx.Client(base_url=service.url, timeout=20, verify=NO_TLS) as client:
             while not stop.is_set():
                 answer = client.post("/predict", json=FEATURES)
                 if answer.status_code == 200:
@@ -172,7 +174,10 @@ def test_versions_are_swapped_under_load_without_one_failure(service: Running, m
         time.sleep(0.3)
         put(models, version)
         admin(service, "reload")
-        assert httpx.post(f"{service.url}/predict", json={**FEATURES, "version": "1"}).status_code == 200
+        assert (
+            httpx.post(f"{service.url}/predict", json={**FEATURES, "version": "1"}, verify=NO_TLS).status_code
+            == 200
+        )
         time.sleep(0.3)
         admin(service, f"models/digits/versions/{version - 1}/unload")
         admin(service, f"models/digits/versions/{version - 1}/load")

@@ -1,6 +1,7 @@
 """The whole service as it is run: a real command, real sockets, real signals."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -11,13 +12,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import Running, running_service
+from conftest import NO_TLS, Running, running_service
 
 pytestmark = pytest.mark.anyio
 
 WORKERS = [1, 2]
 # Enough rows that two hundred such requests take seconds, so that a signal meets most of them unanswered.
-LARGE = {"features": np.tile(np.arange(64) % 17, (1500, 1)).tolist(), "outputs": ["classes"]}
+LARGE = json.dumps({"features": np.tile(np.arange(64) % 17, (1500, 1)).tolist(), "outputs": ["classes"]})
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(params=WORKERS)
@@ -41,7 +43,7 @@ def alive(pid: int) -> bool:
 async def test_sigterm_answers_200_requests_in_flight_and_exits_0(service: Running) -> None:
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(base_url=service.url, limits=limits, timeout=60) as client:
-        sent = [asyncio.create_task(client.post("/predict", json=LARGE)) for _ in range(200)]
+        sent = [asyncio.create_task(client.post("/predict", content=LARGE, headers=JSON)) for _ in range(200)]
         done, _ = await asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED)
         assert len(done) < 100, "the signal would come too late to show anything"
         service.process.send_signal(signal.SIGTERM)
@@ -52,9 +54,9 @@ async def test_sigterm_answers_200_requests_in_flight_and_exits_0(service: Runni
 
 
 async def test_metrics_count_every_request_whichever_worker_answered(service: Running) -> None:
-    async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=service.url, timeout=30, verify=NO_TLS) as client:
         for _ in range(10):  # new connections each time, so that both workers get some
-            async with httpx.AsyncClient(base_url=service.url, timeout=30) as other:
+            async with httpx.AsyncClient(base_url=service.url, timeout=30, verify=NO_TLS) as other:
                 await asyncio.gather(
                     *(other.post("/softmax", json={"logits": [1.0, 2.0]}) for _ in range(20))
                 )

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import MODELS, Serve, connected, running_service
+from conftest import MODELS, NO_TLS, Serve, connected, running_service
 from prometheus_client.parser import text_string_to_metric_families
 from sklearn.datasets import load_digits
 
@@ -235,7 +235,9 @@ def test_workers_count_exactly_what_was_answered_though_one_is_killed(tmp_path: 
             pids = workers_of(running.process.pid)
             for at in range(40):
                 body = batch(at % 600, 1 + at % 3)
-                answer = httpx.post(f"{running.url}/predict", json=body)  # on a connection of its own
+                answer = httpx.post(
+                    f"{running.url}/predict", json=body, verify=NO_TLS
+                )  # on a connection of its own
                 assert answer.status_code == 200
                 answered += len(body["labels"])
             os.kill(pids[victim % 2], signal.SIGKILL)
@@ -247,7 +249,7 @@ def test_workers_count_exactly_what_was_answered_though_one_is_killed(tmp_path: 
                 time.sleep(0.05)
         end_s = time.monotonic() + 20
         while True:
-            (version,) = httpx.get(f"{running.url}/models/digits/quality").json()["versions"]
+            (version,) = httpx.get(f"{running.url}/models/digits/quality", verify=NO_TLS).json()["versions"]
             if version["since_start"]["labelled"]["rows"] == answered:
                 break
             assert time.monotonic() < end_s, version["since_start"]["labelled"]["rows"]
