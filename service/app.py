@@ -14,6 +14,7 @@ from service.api.invocations import InvocationsDialect
 from service.api.native import NativeDialect
 from service.api.observers import Lasting, Observers, tracing
 from service.api.ops import Documentation, ModelList, Operations
+from service.api.page import Page
 from service.api.quality import Judgement
 from service.api.scoring import Scoring
 from service.api.security import Keys
@@ -203,10 +204,19 @@ def dialects(app: Application, settings: Settings, limits: Limits) -> list[list[
         ).routes(),
         V1Dialect(scoring, repository.describe, kserve=settings.v1 == "kserve").routes(),
         Admin(app.rollout, repository.describe, limits).routes(),
+        *watching(app, operations, judgement),
+    ]
+
+
+def watching(app: Application, operations: Operations, judgement: Judgement) -> list[list[Route]]:
+    """Make what people and their tools look at."""
+    describe = app.repository.describe
+    return [
         operations.routes(),
-        ModelList(repository.describe, lambda model: summary(operations.counts(), model)).routes(),
+        ModelList(describe, lambda model: summary(operations.counts(), model)).routes(),
         judgement.routes(),
         Documentation(app.openapi).routes(),
+        Page().routes(),
     ]
 
 

@@ -98,6 +98,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
             "admin",
             "feedback",
             "ops",
+            "page",
             "quality",
         ),
     ),
