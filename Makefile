@@ -45,7 +45,7 @@ page: $(VENV)/.dev tests/page/node_modules/.ready ## the page and /docs: lint, t
 	@.ci/get-chromium
 	@$(NPM_BIN)/eslint --config tests/page/eslint.config.js --max-warnings 0 service/page tests/page
 	@$(NPM_BIN)/tsc --project tests/page
-	@node --test tests/page/*.test.js
+	@node --test --test-reporter spec tests/page/*.test.js
 	@WITH_BROWSER=1 $(BIN)/pytest tests/browser -q $(ARGS)
 
 tests/page/node_modules/.ready: tests/page/package.json tests/page/package-lock.json tests/page/.npmrc
