@@ -7,7 +7,7 @@ EXTRAS ?=
 IMAGE ?= logitserve
 ARGS ?=
 
-.PHONY: help setup serve test swap-proof conformance real-heads alerts lint format models-check accuracy bench bench-peers bench-gpu conformance-peers image locks clean
+.PHONY: help setup serve test swap-proof conformance real-heads alerts page lint format models-check accuracy bench bench-peers bench-gpu conformance-peers image locks clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -44,6 +44,20 @@ alerts: $(VENV)/.dev ## the alert rules and the dashboard, held against a real P
 	@.ci/get-prometheus .prometheus
 	@WITH_PROMETHEUS=1 PATH="$(CURDIR)/.prometheus:$$PATH" $(BIN)/pytest tests/deploy -q $(ARGS)
 
+NPM_BIN := tests/page/node_modules/.bin
+
+page: $(VENV)/.dev tests/page/node_modules/.ready ## the page and /docs: lint, types and units of their scripts, then both in a real Chromium, looked over by axe (needs node 20 or newer)
+	@.ci/get-chromium
+	@$(NPM_BIN)/eslint --config tests/page/eslint.config.js --max-warnings 0 service/page tests/page
+	@$(NPM_BIN)/tsc --project tests/page
+	@node --test --test-reporter spec tests/page/*.test.js
+	@WITH_BROWSER=1 $(BIN)/pytest tests/browser -q $(ARGS)
+
+tests/page/node_modules/.ready: tests/page/package.json tests/page/package-lock.json tests/page/.npmrc
+	@command -v npm >/dev/null || { echo "make page needs node 20 or newer, with npm; there is no npm on the PATH"; exit 1; }
+	@cd tests/page && npm ci --silent
+	@touch $@
+
 .venv-real-heads/.ready: requirements/real-heads.lock requirements/build.lock pyproject.toml | $(BIN)/uv
 	@echo "installing heads of others and the libraries that made them into .venv-real-heads (once, some 6 GB)"
 	@$(PYTHON) -m venv .venv-real-heads
@@ -56,7 +70,7 @@ lint: $(VENV)/.dev ## style, strict types, shell scripts, Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/shellcheck .ci/run .ci/first-run .ci/get-perf-analyzer .ci/get-prometheus
+	@$(BIN)/shellcheck .ci/run .ci/first-run .ci/get-perf-analyzer .ci/get-prometheus .ci/get-chromium
 	@$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/.dev ## put the code into the house's form
@@ -105,7 +119,7 @@ $(BIN)/uv:
 	@$(MAKE) setup
 
 clean: ## remove what make made
-	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist tests/page/node_modules
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

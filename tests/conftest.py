@@ -39,6 +39,8 @@ collect_ignore_glob += [] if all(map(find_spec, FRAMEWORKS)) else ["real_heads/*
 
 # A real Prometheus takes a minute to see alerts come and go: `make alerts` lets it.
 collect_ignore_glob += [] if "WITH_PROMETHEUS" in os.environ else ["deploy/test_deploy_prometheus.py"]
+# A real browser, and axe from npm, are no newcomer's first need: `make page` has both.
+collect_ignore_glob += [] if "WITH_BROWSER" in os.environ else ["browser/*"]
 
 # No deadline: on a shared machine any example may take long once. The same examples on every run: a failure
 # that nobody can repeat helps nobody.

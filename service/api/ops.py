@@ -17,29 +17,11 @@ JSON = "application/json"
 
 EXAMPLES_PATH = "/models/{model}/versions/{version}/examples"
 
-# Swagger UI inlines styles and draws its icons from data URLs; scripts come from files only.
-DOCS_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
-DOCS_PAGE = b"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>logitserve</title>
-<link rel="icon" href="docs/favicon-32x32.png">
-<link rel="stylesheet" href="docs/swagger-ui.css">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="docs/swagger-ui-bundle.js"></script>
-<script src="docs/start.js"></script>
-</body>
-</html>
-"""
-DOCS_START = b"""SwaggerUIBundle({
-  url: "openapi.json", dom_id: "#swagger-ui", tryItOutEnabled: true, displayRequestDuration: true,
-  validatorUrl: null, deepLinking: true, syntaxHighlight: { activated: false }
-});
-"""
+# Swagger UI draws its icons from data URLs.
+DOCS_POLICY = "default-src 'self'; img-src 'self' data:"
+# The files of the documentation: our own, which name and colour what Swagger UI draws, and Swagger UI's.
+DOCS_START = "index.html"
+DOCS_OWN = {"start.js": "text/javascript; charset=utf-8", "docs.css": "text/css; charset=utf-8"}
 DOCS_ASSETS = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
@@ -194,15 +176,20 @@ class Documentation:
 
     async def page(self, _exchange: Exchange) -> Answer:
         policy = header_lines({"content-security-policy": DOCS_POLICY})
-        return Answer(DOCS_PAGE, "text/html; charset=utf-8", headers=policy)
+        return Answer(_own(DOCS_START), "text/html; charset=utf-8", headers=policy)
 
     async def asset(self, exchange: Exchange) -> Answer:
         name = exchange.path_params["asset"]
-        if name == "start.js":
-            return Answer(DOCS_START, DOCS_ASSETS["swagger-ui-bundle.js"])
+        if name in DOCS_OWN:
+            return Answer(_own(name), DOCS_OWN[name])
         if name not in DOCS_ASSETS:
             raise NotFound("unknown_route", "the documentation has no such file")
         return Answer(_asset(name), DOCS_ASSETS[name])
+
+
+@functools.cache
+def _own(name: str) -> bytes:
+    return resources.files("service").joinpath("page", "docs", name).read_bytes()
 
 
 @functools.cache
