@@ -207,6 +207,7 @@ def _classes(layout: Layout, vector: Float64Array, names: Sequence[str] | None) 
             "name": _named(place, names),
             "rows": int(rows[place]),
             "predicted": int(predicted[place]),
+            "correct": int(right[place]),
             "precision": _ratio(right[place], predicted[place]),
             "recall": _ratio(right[place], rows[place]),
             "f1": _ratio(2 * right[place], rows[place] + predicted[place]),
