@@ -6,6 +6,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     instruments what is measured, by name
     metrics     what is counted, and how workers' counts become one text
     exposition  counts as Prometheus's text
+    activity    counts over the last minutes, as what came in between
     agreement   what all workers hold alike, whatever it is
     logs        how the log is written
     keys        API keys: what one is, and how keys are written down

@@ -7,6 +7,7 @@ from service import __version__
 from service.agreement import Agreement
 from service.api import invocations, v1
 from service.api.access import AccessLog
+from service.api.activity import ActivityRoute
 from service.api.admin import Admin
 from service.api.decision_log import DecisionLog
 from service.api.feedback import FeedbackRoute
@@ -24,7 +25,7 @@ from service.api.v2 import V2Dialect
 from service.api.v2_models import V2Models
 from service.api.v2_repository import V2Repository
 from service.api.vertex import VertexDialect
-from service.application import Application
+from service.application import PUBLISH_INTERVAL_S, Application
 from service.errors import StartError
 from service.feedback.keeping import Feedback, store_at
 from service.heads.policy import read_policy
@@ -94,6 +95,8 @@ def create_app(
     )
     for routes in dialects(app, settings, limits):
         app.register(routes)
+    if app.activity:
+        app.activity.watch(app.templates.values())
     edge.error_bodies = ERROR_BODIES
     return app
 
@@ -217,20 +220,26 @@ def dialects(app: Application, settings: Settings, limits: Limits) -> list[list[
         ).routes(),
         V1Dialect(scoring, repository.describe, kserve=settings.v1 == "kserve").routes(),
         Admin(app.rollout, repository.describe, limits).routes(),
-        *watching(app, operations, judgement),
+        *watching(app, settings, operations, judgement),
     ]
 
 
-def watching(app: Application, operations: Operations, judgement: Judgement) -> list[list[Route]]:
+def watching(
+    app: Application, settings: Settings, operations: Operations, judgement: Judgement
+) -> list[list[Route]]:
     """Make what people and their tools look at."""
     repository = app.repository
     models = ModelList(
         repository.describe, lambda model: summary(operations.counts(), model), repository.examples
     )
+    about = {"workers_wanted": settings.worker_count, "threads": app.threads}
+    # A sample is taken halfway between the moments at which workers publish.
+    app.activity = ActivityRoute(operations.published, judgement.sums, about, PUBLISH_INTERVAL_S / 2)
     return [
         operations.routes(),
         models.routes(),
         judgement.routes(),
+        app.activity.routes(),
         Documentation(app.openapi).routes(),
         Page().routes(),
     ]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.agreement import Agreement
+from service.api.activity import ActivityRoute
 from service.api.observers import Observers
 from service.api.rotation import Rotation
 from service.api.transport import Edge, Route, Shortcut
@@ -89,6 +91,7 @@ class Application(FastAPI):
         self.observers = observers
         self.rotation = rotation
         self.grpc: Server | None = None
+        self.activity: ActivityRoute | None = None
         self.loaded = False
         self.hot: dict[tuple[str, str], ASGIApp] = {}
         self.hot_models: set[str] = set()
@@ -228,6 +231,8 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
         tasks.append(asyncio.create_task(publish(app, app.board)))
     if app.quality:
         tasks.append(asyncio.create_task(count_quality(app.quality)))
+    if app.activity:
+        tasks.append(asyncio.create_task(app.activity.run()))
     app.loaded = True
     if app.grpc:
         await app.grpc.start()
@@ -253,7 +258,8 @@ async def publish(app: Application, board: Board) -> None:
     try:
         while True:
             board.publish(app.count())
-            await asyncio.sleep(PUBLISH_INTERVAL_S)
+            # All workers at once: what they add up to was so at one moment.
+            await asyncio.sleep(PUBLISH_INTERVAL_S - time.time() % PUBLISH_INTERVAL_S)
     finally:
         board.publish(app.count())
         board.close()

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "service"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "outcomes", "quota", "agreement", "instruments", "logs"),
     ("metrics", "types", "keys"),
-    ("settings", "numeric", "exposition"),
+    ("settings", "numeric", "exposition", "activity"),
     ("sources", "rules"),
     ("wire", "heads", "quality", "feedback"),
     ("finishing",),
@@ -100,6 +100,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
             "ops",
             "page",
             "quality",
+            "activity",
         ),
     ),
     "client": (("answers",), ("attempts",), ("calls",), ("endpoints",)),

@@ -180,6 +180,35 @@ def test_a_torn_snapshot_is_left_out(boards: tuple[Board, Board], tmp_path: Path
     assert list(boards[0].others()) == []
 
 
+def test_what_was_published_is_the_same_for_all_slots(boards: tuple[Board, Board]) -> None:
+    assert summed([]) == boards[0].published(), "nobody has published yet"
+    for board, requests in zip(boards, (1, 2), strict=True):
+        metrics = Metrics()
+        for _ in range(requests):
+            one_request(metrics)
+        board.publish(metrics.values)
+        one_request(metrics)  # not published
+    assert boards[0].published() == boards[1].published()
+    assert boards[0].published()["logitserve_requests"] == {("/softmax", "POST", "200"): 3}
+
+
+def test_a_snapshot_that_is_being_written_for_long_has_the_last_one_in_its_place(
+    boards: tuple[Board, Board], tmp_path: Path
+) -> None:
+    metrics = Metrics()
+    one_request(metrics)
+    boards[1].publish(metrics.values)
+    before = boards[0].published()
+    path = tmp_path / "worker-1.metrics"
+    whole = path.read_bytes()
+    path.write_bytes(bytes([whole[0] ^ 0xFF]) + whole[1:])
+    assert list(boards[0].others()) == []
+    assert boards[0].published() == before, "what is compared over time may not go down and up again"
+    one_request(metrics)
+    boards[1].publish(metrics.values)
+    assert boards[0].published()["logitserve_requests"] == {("/softmax", "POST", "200"): 2}
+
+
 def test_a_snapshot_too_large_leaves_the_last_one_in_place(boards: tuple[Board, Board]) -> None:
     metrics = Metrics()
     one_request(metrics)

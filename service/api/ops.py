@@ -1,5 +1,6 @@
 """What operators and browsers ask for: health, metrics, the models, the documentation."""
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from importlib import resources
@@ -84,6 +85,10 @@ class Operations:
             self._board.publish(snapshots[0])
             snapshots.extend(self._board.others())
         return summed(snapshots)
+
+    async def published(self) -> Values:
+        """Sum up what all workers have published, without publishing: at one moment each of them finds the same."""
+        return self._count() if self._board is None else await asyncio.to_thread(self._board.published)
 
 
 class ModelList:

@@ -73,6 +73,13 @@ class Judgement:
         heads = {key_of(info): info for info in self._infos()}
         return told.values(life, window, self._reference(heads))
 
+    async def sums(self) -> dict[tuple[str, str], told.Sums]:
+        """The sums over labelled rows of each model and version, of all workers."""
+        if self._quality is None:
+            return {}
+        life, _ = await asyncio.to_thread(self._quality.totals)
+        return told.sums(life)
+
     @staticmethod
     def _reference(heads: dict[Key, HeadInfo]) -> Callable[[Key], Float64Array | None]:
         return lambda key: heads[key].reference if key in heads else None

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from operator import add
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,7 +25,8 @@ MOST_SERIES_CLASSES = 100
 MOST_SERIES_CONFUSED = 32
 # Of fewer rows a share says more of chance than of drift.
 LEAST_ROWS_OF_DRIFT = 100
-WORST = 20
+# Of wider heads the most frequent kinds only; of the others all, so that a confusion matrix can be drawn.
+MOST_MISTAKES = 100
 
 
 def values(life: Counts, window: Counts, reference: Reference) -> Values:
@@ -42,6 +44,25 @@ def values(life: Counts, window: Counts, reference: Reference) -> Values:
             if ks is not None:
                 told[instruments.DRIFT_KS.name][key.model, key.version, of] = ks
     return told
+
+
+class Sums(NamedTuple):
+    """Labelled rows, their summed log loss (nats), and those predicted right."""
+
+    rows: float
+    loss: float
+    correct: float
+
+
+def sums(life: Counts) -> dict[tuple[str, str], Sums]:
+    """Add up labelled rows by model and version; files that took each other's place count together."""
+    found: dict[tuple[str, str], Sums] = {}
+    for key, vector in life.items():
+        layout = layout_of(key.num_classes)
+        ours = (float(layout.of(vector, name)[0]) for name in ("rows", "loss", "correct"))
+        before = found.get((key.model, key.version), Sums(0, 0, 0))
+        found[key.model, key.version] = Sums(*map(add, before, ours))
+    return found
 
 
 def drifted(key: Key, vector: Float64Array, reference: Reference) -> list[tuple[str, float, float | None]]:
@@ -169,9 +190,10 @@ def _labelled(layout: Layout, vector: Float64Array, names: Sequence[str] | None)
     if layout.of(vector, "class_rows").size:
         told["classes"] = _classes(layout, vector, names)
     if layout.of(vector, "confusion").size:
+        most = None if layout.num_classes <= MOST_SERIES_CONFUSED else MOST_MISTAKES
         told["mistakes"] = [
             {"label": _named(label, names), "predicted": _named(predicted, names), "rows": rows}
-            for label, predicted, rows in _mistakes(layout, vector)[: WORST * 5]
+            for label, predicted, rows in _mistakes(layout, vector)[:most]
         ]
     return told
 
@@ -185,6 +207,7 @@ def _classes(layout: Layout, vector: Float64Array, names: Sequence[str] | None) 
             "name": _named(place, names),
             "rows": int(rows[place]),
             "predicted": int(predicted[place]),
+            "correct": int(right[place]),
             "precision": _ratio(right[place], predicted[place]),
             "recall": _ratio(right[place], rows[place]),
             "f1": _ratio(2 * right[place], rows[place] + predicted[place]),

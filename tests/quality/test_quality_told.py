@@ -11,7 +11,7 @@ from service.numeric.kernel import Float64Array
 from service.numeric.quality import judged, layout_of, observed
 from service.numeric.softmax import normalise
 from service.quality.online import Key
-from service.quality.told import LEAST_ROWS_OF_DRIFT, describe, values
+from service.quality.told import LEAST_ROWS_OF_DRIFT, describe, sums, values
 from service.types import IndexArray
 
 KEY = Key("pets", "3", "d" * 64, 3)
@@ -57,9 +57,9 @@ def test_labelled_rows_by_hand() -> None:
 def test_classes_and_mistakes_by_hand() -> None:
     labelled = told(counted())["labelled"]
     assert labelled["classes"] == [
-        {"name": "cat", "rows": 3, "predicted": 2, "precision": 1.0, "recall": 2 / 3, "f1": 0.8},
-        {"name": "dog", "rows": 1, "predicted": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0},
-        {"name": "eel", "rows": 0, "predicted": 1, "precision": 0.0, "recall": None, "f1": 0.0},
+        {"name": "cat", "rows": 3, "predicted": 2, "correct": 2, "precision": 1.0, "recall": 2 / 3, "f1": 0.8},
+        {"name": "dog", "rows": 1, "predicted": 1, "correct": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0},
+        {"name": "eel", "rows": 0, "predicted": 1, "correct": 0, "precision": 0.0, "recall": None, "f1": 0.0},
     ]
     assert labelled["mistakes"] == [{"label": "cat", "predicted": "eel", "rows": 1}]
     assert told(counted(), None)["labelled"]["mistakes"] == [{"label": 0, "predicted": 2, "rows": 1}]
@@ -119,6 +119,29 @@ def test_the_series_say_the_same() -> None:
     confidence = found[instruments.CONFIDENCE.name]
     assert confidence[*place, SUM] == pytest.approx(2.8)
     assert sum(count for labels, count in confidence.items() if labels[-1] != SUM) == 4
+
+
+def test_all_kinds_of_mistakes_are_told_where_a_matrix_can_be_drawn() -> None:
+    random = np.random.default_rng(0)
+    for classes, told_of in ((32, 32 * 31), (33, 100)):
+        key = Key("wide", "1", "d" * 64, classes)
+        pairs = np.arange(classes * classes)
+        logits = 9.0 * np.eye(classes)[pairs % classes] + random.normal(size=(len(pairs), classes)) / 9
+        vector = counted(logits, pairs // classes)
+        answer = describe(({key: vector}, {}), "wide", window_s=1, class_names={}, reference=nothing)
+        mistakes = answer["versions"][0]["since_start"]["labelled"]["mistakes"]
+        assert len(mistakes) == told_of
+        assert {mistake["rows"] for mistake in mistakes} == {1}
+
+
+def test_sums_are_those_of_a_version_whatever_its_files() -> None:
+    other, bare = KEY._replace(digest="e" * 64), Key("loss", "", "", 0)
+    vector = judged(layout_of(0), normalise(LOGITS, with_others=True), LABELS)
+    found = sums({KEY: counted(), other: counted(), bare: vector})
+    losses = -np.log([0.5, 0.8, 0.25, 0.9]).sum()
+    assert found["pets", "3"] == pytest.approx((8, 2 * losses, 6))
+    assert found["loss", ""] == pytest.approx((4, losses, 3))
+    assert sums({}) == {}
 
 
 def test_files_that_took_each_others_place_count_together() -> None:
