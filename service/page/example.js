@@ -1,7 +1,7 @@
 /** The worked example: what is given stands in the page, all that follows from it is asked of the service. */
 
 import { Refused, Unreachable, send } from "./api.js";
-import { replace } from "./dom.js";
+import { element, replace } from "./dom.js";
 import { number, probability } from "./format.js";
 import { bar } from "./bars.js";
 
@@ -54,7 +54,7 @@ function fillOutput(output, answer) {
  */
 function fillBar(cell, answer) {
   const value = at(answer, cell.getAttribute("data-bar") ?? "");
-  replace(cell, bar(value), probability(value));
+  replace(cell, bar(value), element("span", {}, probability(value)));
 }
 
 /**

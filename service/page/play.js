@@ -1,5 +1,6 @@
 /** The playground: the worked example, then one's own numbers. */
 
+import { Bench } from "./bench.js";
 import { find } from "./dom.js";
 import { workedExample } from "./example.js";
 
@@ -9,5 +10,11 @@ import { workedExample } from "./example.js";
  */
 export function play(section) {
   const example = workedExample(find(section, "[data-example]"), find(section, "#example-error"));
-  return { enter: example.show, leave: () => undefined };
+  const bench = new Bench(find(section, "#bench"));
+  find(section, "#example-take").addEventListener("click", () => bench.takeExample());
+  const enter = () => {
+    void example.show();
+    void bench.enter();
+  };
+  return { enter, leave: () => undefined };
 }

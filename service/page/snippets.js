@@ -1,0 +1,95 @@
+/** Writes a request as code that a person may copy and run: curl, our Python client, Triton's. */
+
+/** @typedef {import("./request.js").Request} Request */
+/** @typedef {{origin: string, model: string, version: string, numClasses: number}} Target */
+
+/** @type {Record<string, (request: Request, target: Target) => string>} */
+export const SNIPPETS = { curl, Python: python, tritonclient };
+
+/**
+ * @param {Request} request
+ * @param {Target} target
+ */
+function curl(request, { origin }) {
+  const data = request.text.replaceAll("'", `'"'"'`);
+  return `curl -s ${origin}/${request.path} -H 'Content-Type: application/json' -d '${data}'`;
+}
+
+/**
+ * @param {Request} request
+ * @param {Target} target
+ */
+function python(request, { origin, model, version }) {
+  const { features, logits, ...options } = request.body;
+  const named = model ? { model, version, ...options } : options;
+  const lines = [pythonValue(features ?? logits), ...Object.entries(named).map(([name, value]) => `${name}=${pythonValue(value)}`)];
+  return [
+    "from service.client import Client",
+    "",
+    `with Client("${origin}") as client:`,
+    `    answer = client.${request.operation}(`,
+    ...lines.map((line) => `        ${line},`),
+    "    )",
+    "print(answer.probabilities)",
+    ...(options.labels ? ["print(answer.losses)"] : []),
+  ].join("\n");
+}
+
+/** What travels as a tensor in the V2 protocol, and as which type; all else is a parameter. */
+const TENSORS = { logits: "FP64", features: "FP32", labels: "INT64", class_weight: "FP64" };
+const NUMPY_TYPES = { FP64: "np.float64", FP32: "np.float32", INT64: "np.int64" };
+
+/**
+ * @param {Request} request
+ * @param {Target} target
+ */
+function tritonclient(request, { origin, model, version }) {
+  const { outputs, ...said } = request.body;
+  const parameters = Object.entries(said).filter(([name]) => !(name in TENSORS));
+  const url = new URL(origin);
+  const tensors = Object.entries(TENSORS).filter(([name]) => name in said);
+  return [
+    "import numpy as np",
+    "import tritonclient.http as triton",
+    "",
+    `client = triton.InferenceServerClient("${url.host}"${url.protocol === "https:" ? ", ssl=True" : ""})`,
+    "inputs = []",
+    "for name, array, datatype in [",
+    ...tensors.map(([name, type]) => `    ("${name}", np.array(${pythonValue(said[name])}, ${NUMPY_TYPES[/** @type {keyof typeof NUMPY_TYPES} */ (type)]}), "${type}"),`),
+    "]:",
+    "    tensor = triton.InferInput(name, array.shape, datatype)",
+    "    tensor.set_data_from_numpy(array)",
+    "    inputs.append(tensor)",
+    `outputs = [triton.InferRequestedOutput(name) for name in ${pythonValue(outputs)}]`,
+    `answer = client.infer("${model || request.operation}", inputs, outputs=outputs${model ? `, model_version="${version}"` : ""}${written(parameters)})`,
+    'print(answer.as_numpy("probabilities"))',
+    ...(said.labels ? ['print(answer.as_numpy("losses"))'] : []),
+  ].join("\n");
+}
+
+/**
+ * The protocol's parameters are whole numbers, booleans and text; lists are text with commas between.
+ * @param {[string, unknown][]} parameters
+ */
+function written(parameters) {
+  if (!parameters.length) return "";
+  const pairs = parameters.map(([name, value]) => {
+    const list = Array.isArray(value) ? value.join() : value;
+    const text = typeof list === "object" ? JSON.stringify(list) : String(list);
+    return `"${name}": ${Number.isInteger(value) ? text : JSON.stringify(text)}`;
+  });
+  return `, parameters={${pairs.join(", ")}}`;
+}
+
+/** @param {unknown} value @returns {string} */
+function pythonValue(value) {
+  if (value === "-Infinity") return 'float("-inf")';
+  if (Array.isArray(value)) return `[${value.map(pythonValue).join(", ")}]`;
+  if (value === true) return "True";
+  if (value === false) return "False";
+  if (value === null || value === undefined) return "None";
+  if (typeof value === "object") {
+    return `{${Object.entries(value).map(([name, one]) => `${JSON.stringify(name)}: ${pythonValue(one)}`).join(", ")}}`;
+  }
+  return JSON.stringify(value);
+}
