@@ -27,6 +27,7 @@ Read the package in this order; imports only ever point up this list, and `tests
     shadow      a version scored beside the one that answers, to be compared with it
     rollout     loading and unloading versions while serving, in all workers alike
     api         HTTP: the edge that every route shares, and the routes
+    page        the page's files: the playground and the live view, which ask the API for all they show
     client      the same wire from the other side
     application one worker's application: how it starts, follows its models and ends
     app         everything assembled on one page

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -222,17 +222,7 @@ def _as_sent(path: str) -> bytes:
 async def lifespan(app: Application) -> AsyncIterator[None]:
     await app.rollout.start()
     app.observers.start()
-    tasks = [asyncio.create_task(app.rollout.run())]
-    if app.watch_interval_s:
-        tasks.append(asyncio.create_task(app.rollout.watch(app.watch_interval_s)))
-    if app.rotation.follows:
-        tasks.append(asyncio.create_task(app.rotation.run()))
-    if app.board:
-        tasks.append(asyncio.create_task(publish(app, app.board)))
-    if app.quality:
-        tasks.append(asyncio.create_task(count_quality(app.quality)))
-    if app.activity:
-        tasks.append(asyncio.create_task(app.activity.run()))
+    tasks = [asyncio.create_task(work) for work in beside(app)]
     app.loaded = True
     if app.grpc:
         await app.grpc.start()
@@ -250,6 +240,21 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
         app.quality.close()
     app.observers.close()
     app.repository.close()
+
+
+def beside(app: Application) -> Iterator[Coroutine[Any, Any, None]]:
+    """What goes on beside the requests until the end."""
+    yield app.rollout.run()
+    if app.watch_interval_s:
+        yield app.rollout.watch(app.watch_interval_s)
+    if app.rotation.follows:
+        yield app.rotation.run()
+    if app.board:
+        yield publish(app, app.board)
+    if app.quality:
+        yield count_quality(app.quality)
+    if app.activity:
+        yield app.activity.run()
 
 
 async def publish(app: Application, board: Board) -> None:

@@ -29,7 +29,7 @@ export class Results {
     this.search = element("input", { type: "search", id: "class-search", placeholder: "name or number", oninput: () => this.#draw() });
     this.searching = element("div", { class: "control" }, element("label", { for: "class-search" }, "Find a class"), this.search, element("p", { class: "small quiet-text" }));
     this.pages = element("nav", { class: "pages", "aria-label": "Rows" });
-    this.empty = element("p", { class: "empty" }, "Nothing yet: type a row of numbers on the left, or choose what to compute from.");
+    this.empty = element("p", { class: "empty" }, "Nothing yet: type a row of numbers, or choose what to compute from.");
     this.place = element("div", { class: "rows" });
     this.node = element("div", { class: "results" }, this.totals, this.searching, this.empty, this.place, this.pages, this.timing);
     this.searching.hidden = this.pages.hidden = true;

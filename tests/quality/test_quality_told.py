@@ -57,7 +57,15 @@ def test_labelled_rows_by_hand() -> None:
 def test_classes_and_mistakes_by_hand() -> None:
     labelled = told(counted())["labelled"]
     assert labelled["classes"] == [
-        {"name": "cat", "rows": 3, "predicted": 2, "correct": 2, "precision": 1.0, "recall": 2 / 3, "f1": 0.8},
+        {
+            "name": "cat",
+            "rows": 3,
+            "predicted": 2,
+            "correct": 2,
+            "precision": 1.0,
+            "recall": 2 / 3,
+            "f1": 0.8,
+        },
         {"name": "dog", "rows": 1, "predicted": 1, "correct": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0},
         {"name": "eel", "rows": 0, "predicted": 1, "correct": 0, "precision": 0.0, "recall": None, "f1": 0.0},
     ]
