@@ -29,22 +29,32 @@ export class Unreachable extends Error {}
 /** How long until it is asked again whether the service is back: soon at first, and never seldom. */
 const RETRY_MS = [500, 1000, 2000, 3000];
 
+/** Why a person is asked for a key: there is none yet, it is not known, or it does not let in here. */
+/** @typedef {"needed" | "unknown" | "forbidden"} Reason */
+
 /** Kept here and nowhere else, so that it is gone with the page. */
 let key = "";
-/** @type {(wrong: boolean) => Promise<string | null>} */
+/** Whoever went on without a key is not asked again, except by their own wish. */
+let declined = false;
+/** @type {(reason: Reason) => Promise<string | null>} */
 let askForKey = () => Promise.resolve(null);
-/** @type {Promise<string | null> | null} */
+/** @type {Promise<void> | null} */
 let asking = null;
 let reachable = true;
 /** @type {((reachable: boolean) => void)[]} */
 const listeners = [];
 
 /**
- * Say who asks the person for a key; `wrong` says that the last one was not known. Null is a refusal to give one.
- * @param {(wrong: boolean) => Promise<string | null>} ask
+ * Say who asks the person for a key; null is a refusal to give one.
+ * @param {(reason: Reason) => Promise<string | null>} ask
  */
 export function onKeyNeeded(ask) {
   askForKey = ask;
+}
+
+/** Take another key, as the person wishes. */
+export function changeKey() {
+  return keyFromPerson("needed");
 }
 
 /**
@@ -81,11 +91,13 @@ export function send(path, body, options = {}) {
  * @returns {Promise<Answer>}
  */
 async function ask(path, request) {
+  let used = key;
   let response = await reach(path, request);
-  while (response.status === 401) {
-    const given = await keyFromPerson(Boolean(key));
-    if (given === null) break;
-    key = given;
+  while (response.status === 401 || (response.status === 403 && used)) {
+    // Another request may have asked the person meanwhile.
+    if (used === key && !declined) await keyFromPerson(reasonOf(response, used));
+    if (used === key) break;
+    used = key;
     response = await reach(path, request);
   }
   const body = await parsed(response);
@@ -119,9 +131,21 @@ async function parsed(response) {
   }
 }
 
-/** However many requests are refused at once, the person is asked once. @param {boolean} wrong */
-async function keyFromPerson(wrong) {
-  asking ??= askForKey(wrong).finally(() => {
+/**
+ * @param {Response} response
+ * @param {string} used
+ * @returns {Reason}
+ */
+function reasonOf(response, used) {
+  if (!used) return "needed";
+  return response.status === 403 ? "forbidden" : "unknown";
+}
+
+/** However many requests are refused at once, the person is asked once. @param {Reason} reason */
+function keyFromPerson(reason) {
+  asking ??= askForKey(reason).then((given) => {
+    declined = given === null;
+    key = given ?? key;
     asking = null;
   });
   return asking;

@@ -1,6 +1,6 @@
 /** Starts the page: the view that the address names, the theme, the word when the service is lost, the key. */
 
-import { onKeyNeeded, onReachable } from "./api.js";
+import { changeKey, onKeyNeeded, onReachable } from "./api.js";
 import { find, replace } from "./dom.js";
 import { live } from "./live.js";
 import { play } from "./play.js";
@@ -78,33 +78,46 @@ function tellReachable(reachable) {
   if (reachable && shown) views[shown].enter();
 }
 
+/** What a person is told beside the question for a key. */
+const REASONS = {
+  needed: "",
+  unknown: "That key is not known here.",
+  forbidden: "That key does not let in here: it lacks the scope. The playground needs infer, the live view metrics.",
+};
+
 /**
- * @param {boolean} wrong
+ * @param {import("./api.js").Reason} reason
  * @returns {Promise<string | null>}
  */
-function keyFromPerson(wrong) {
+function keyFromPerson(reason) {
   const dialog = find(document, "#key");
   const input = find(document, "#key-input");
   if (!(dialog instanceof HTMLDialogElement && input instanceof HTMLInputElement)) return Promise.resolve(null);
-  find(document, "#key-wrong").hidden = !wrong;
+  const wrong = find(document, "#key-wrong");
+  wrong.hidden = reason === "needed";
+  wrong.textContent = REASONS[reason];
+  find(document, "#key-change").hidden = false;
   input.value = "";
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener(
-      "close",
-      () => {
-        const given = dialog.returnValue === "use" ? input.value.trim() : "";
-        input.value = "";
-        resolve(given || null);
-      },
-      { once: true },
-    );
+    const closed = () => {
+      const given = dialog.returnValue === "use" ? input.value.trim() : "";
+      input.value = "";
+      resolve(given || null);
+    };
+    dialog.addEventListener("close", closed, { once: true });
   });
+}
+
+async function changedKey() {
+  await changeKey();
+  if (shown) views[shown].enter();
 }
 
 themed();
 onReachable(tellReachable);
 onKeyNeeded(keyFromPerson);
+find(document, "#key-change").addEventListener("click", () => void changedKey());
 addEventListener("hashchange", show);
 show();
