@@ -82,7 +82,7 @@ function tellReachable(reachable) {
 const REASONS = {
   needed: "",
   unknown: "That key is not known here.",
-  forbidden: "That key does not let in here: it lacks the scope. The playground needs infer, the live view metrics.",
+  forbidden: "That key does not let in here: it lacks the scope. The playground needs infer, the live view metrics as well.",
 };
 
 /**
