@@ -11,8 +11,12 @@ export const SNIPPETS = { curl, Python: python, tritonclient };
  * @param {Target} target
  */
 function curl(request, { origin }) {
-  const data = request.text.replaceAll("'", `'"'"'`);
-  return `curl -s ${origin}/${request.path} -H 'Content-Type: application/json' -d '${data}'`;
+  return `curl -s ${quoted(`${origin}/${request.path}`)} -H 'Content-Type: application/json' -d ${quoted(request.text)}`;
+}
+
+/** For a shell. @param {string} text */
+function quoted(text) {
+  return `'${text.replaceAll("'", `'"'"'`)}'`;
 }
 
 /**
@@ -52,7 +56,7 @@ function tritonclient(request, { origin, model, version }) {
     "import numpy as np",
     "import tritonclient.http as triton",
     "",
-    `client = triton.InferenceServerClient("${url.host}"${url.protocol === "https:" ? ", ssl=True" : ""})`,
+    `client = triton.InferenceServerClient("${url.host}${url.pathname.replace(/\/$/, "")}"${url.protocol === "https:" ? ", ssl=True" : ""})`,
     "inputs = []",
     "for name, array, datatype in [",
     ...tensors.map(([name, type]) => `    ("${name}", np.array(${pythonValue(said[name])}, ${NUMPY_TYPES[/** @type {keyof typeof NUMPY_TYPES} */ (type)]}), "${type}"),`),
@@ -61,7 +65,7 @@ function tritonclient(request, { origin, model, version }) {
     "    tensor.set_data_from_numpy(array)",
     "    inputs.append(tensor)",
     `outputs = [triton.InferRequestedOutput(name) for name in ${pythonValue(outputs)}]`,
-    `answer = client.infer("${model || request.operation}", inputs, outputs=outputs${model ? `, model_version="${version}"` : ""}${written(parameters)})`,
+    `answer = client.infer(${pythonValue(model || request.operation)}, inputs, outputs=outputs${model ? `, model_version=${pythonValue(version)}` : ""}${written(parameters)})`,
     'print(answer.as_numpy("probabilities"))',
     ...(said.labels ? ['print(answer.as_numpy("losses"))'] : []),
   ].join("\n");
@@ -83,7 +87,7 @@ function written(parameters) {
 
 /** @param {unknown} value @returns {string} */
 function pythonValue(value) {
-  if (value === "-Infinity") return 'float("-inf")';
+  if (value === "-Infinity" || value === "Infinity" || value === "NaN") return `float("${value}")`;
   if (Array.isArray(value)) return `[${value.map(pythonValue).join(", ")}]`;
   if (value === true) return "True";
   if (value === false) return "False";
