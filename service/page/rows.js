@@ -89,7 +89,7 @@ function nested(value) {
 /** @param {string} text @returns {Rows} */
 function readLines(text) {
   const lines = text.split(/\r?\n/).filter((line) => line.trim());
-  const rows = lines.map((line) => columns(line).flatMap((column) => column.split(/\s+/)).map(cell));
+  const rows = lines.map((line) => columns(line).flatMap(words).map(cell));
   const names = namesIn(lines[0] ?? "");
   return names && rows.length > 1 ? { rows: rows.slice(1), names } : { rows };
 }
@@ -100,14 +100,24 @@ function readLines(text) {
  * @param {string} line
  */
 function columns(line) {
-  const found = line.trim().split(/[,;]/.test(line) ? /[,;]/ : "\t").map((column) => column.trim().replace(/^"(.*)"$/, "$1"));
+  const found = line.trim().split(/[,;]/.test(line) ? /[,;]/ : "\t").map((column) => unquoted(column.trim()));
   return found.length > 1 && found.at(-1) === "" ? found.slice(0, -1) : found;
+}
+
+/** @param {string} text */
+function words(text) {
+  return text.split(/\s+/).map(unquoted);
+}
+
+/** @param {string} text */
+function unquoted(text) {
+  return text.replace(/^"([^"]*)"$/, "$1");
 }
 
 /** The names of classes in a header, where the line is one: then nothing in it means to be a number. @param {string} line */
 function namesIn(line) {
   const found = columns(line);
-  const names = found.length > 1 ? found : line.trim().split(/\s+/);
+  const names = found.length > 1 ? found : words(line.trim());
   return names.every((name) => typeof cell(name) === "string" && !NOT_FINITE.test(name)) ? names : null;
 }
 

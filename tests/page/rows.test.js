@@ -38,6 +38,7 @@ test("an empty column stays, so that no number moves to another class", () => {
 test("numbers are read as people and programs write them", () => {
   reads("+1 -2 .5 1. 1e3 1E-2 −3 −1.5e−5", [[1, -2, 0.5, 1, 1000, 0.01, -3, -1.5e-5]]);
   reads('"1.5","-2"', [[1.5, -2]]);
+  reads('"1.5" "-2"', [[1.5, -2]]);
 });
 
 test("minus infinity has many spellings, and one that JSON can say", () => {
@@ -56,7 +57,7 @@ test("what is no finite number is left for the service to name", () => {
 test("a first line of words names the classes", () => {
   assert.deepEqual(readRows("cat,dog\n1,2"), { rows: [[1, 2]], names: ["cat", "dog"] });
   assert.deepEqual(readRows('"cat";"dog"\n1;2\n3;4'), { rows: [[1, 2], [3, 4]], names: ["cat", "dog"] });
-  assert.deepEqual(readRows("cat dog\n1 2"), { rows: [[1, 2]], names: ["cat", "dog"] });
+  for (const header of ["cat dog", '"cat" "dog"', '"cat"\t"dog"']) assert.deepEqual(readRows(`${header}\n1 2`), { rows: [[1, 2]], names: ["cat", "dog"] });
   assert.deepEqual(readRows("big cat,class 1,\n1,2"), { rows: [[1, 2]], names: ["big cat", "class 1"] });
 });
 
