@@ -128,6 +128,13 @@ test("what JSON says as text is a float in Python", () => {
   assert.deepEqual(value, [["-inf", 1]]);
 });
 
+test("a class may be named as no number is", () => {
+  for (const kind of ["Python", "tritonclient"]) {
+    const { options } = toldBy(written(kind, { names: "NaN, Infinity, -Infinity" }).code);
+    assert.deepEqual((options.parameters ?? options).class_names, ["NaN", "Infinity", "-Infinity"]);
+  }
+});
+
 test("values of JSON that Python has other words for are those", () => {
   const { tensor } = toldBy(written("Python", { text: "[[null, true, false]]" }).code);
   assert.deepEqual(tensor, [[null, true, false]]);
@@ -144,19 +151,17 @@ test("Triton's client sends tensors, each with its type, and the rest as paramet
   ]);
   assert.deepEqual(told.outputs, request.body.outputs);
   assert.deepEqual(told.options, {
-    parameters: { ignore_index: -100, label_smoothing: "0.1", non_finite: "string", temperature: 2, class_names: `it's,say "x",back\\slash` },
+    parameters: { ignore_index: -100, label_smoothing: 0.1, non_finite: "string", temperature: 2, class_names: ["it's", 'say "x"', "back\\slash"] },
   });
   assert.deepEqual(told.shown, ["probabilities", "losses"]);
 });
 
-test("Triton's client asks for a head's version, and says its rules as JSON in text", () => {
+test("Triton's client asks for a head's version, and says its rules", () => {
   const told = toldBy(written("tritonclient", MASKED_HEAD, { numClasses: 100 }).code);
   assert.equal(told.model, "digits");
   assert.deepEqual(told.inputs, [["features", "FP32", "float32", [[0.5, 1]]]]);
   assert.equal(told.options.model_version, "2");
-  assert.deepEqual(Object.keys(told.options.parameters), ["top_k", "decision"]);
-  assert.equal(told.options.parameters.top_k, 12);
-  assert.deepEqual(JSON.parse(told.options.parameters.decision), { mask: [1, 4] });
+  assert.deepEqual(told.options.parameters, { top_k: 12, decision: { mask: [1, 4] } });
   assert.deepEqual(told.shown, ["probabilities"]);
 });
 
