@@ -57,7 +57,7 @@ export function share(value) {
 
 /** @param {Told} value */
 export function count(value) {
-  return typeof value === "number" ? Math.round(value).toLocaleString("en") : number(value);
+  return typeof value === "number" ? signed(Math.round(value).toLocaleString("en")) : number(value);
 }
 
 const UNITS_OF_TIME = /** @type {const} */ ([
@@ -71,7 +71,7 @@ const UNITS_OF_TIME = /** @type {const} */ ([
 export function seconds(value) {
   if (typeof value !== "number") return number(value);
   if (value === 0) return "0 ms";
-  const [, factor, unit] = UNITS_OF_TIME.find(([below]) => value < below) ?? UNITS_OF_TIME[3];
+  const [, factor, unit] = UNITS_OF_TIME.find(([below]) => Number(value.toPrecision(3)) < below) ?? UNITS_OF_TIME[3];
   return `${brief(value * factor)} ${unit}`;
 }
 
@@ -80,17 +80,17 @@ export function bytes(value) {
   if (typeof value !== "number") return number(value);
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let power = 0;
-  while (value >= 1024 && power < units.length - 1) {
+  while (Math.round(value) >= 1024 && power < units.length - 1) {
     value /= 1024;
     power += 1;
   }
-  return `${power ? brief(value) : value} ${units[power]}`;
+  return `${brief(value)} ${units[power]}`;
 }
 
 /** Three significant digits, and no more places than they need. @param {number} value */
 export function brief(value) {
-  if (Math.abs(value) >= 1000) return count(value);
-  return signed(String(Number(value.toPrecision(3))));
+  const short = Number(value.toPrecision(3));
+  return Math.abs(short) >= 1000 ? count(value) : signed(String(short));
 }
 
 /**
@@ -98,6 +98,7 @@ export function brief(value) {
  * @param {number} digits
  */
 function power(value, digits) {
+  if (!Number.isFinite(value)) return infinite(String(value));
   const [front, exponent] = value.toExponential(digits - 1).split("e");
   return `${signed(front ?? "")}e${signed(String(Number(exponent)))}`;
 }

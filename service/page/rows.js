@@ -16,7 +16,8 @@ export function readRows(text) {
 
 /** @param {Cell[][]} rows */
 export function writeRows(rows) {
-  return rows.map((row) => row.join(", ")).join("\n");
+  // A null is said: as nothing its row would be a blank line, or the numbers after it would move.
+  return rows.map((row) => row.map((one) => one ?? "null").join(", ")).join("\n");
 }
 
 /**
@@ -29,23 +30,50 @@ export function readList(text) {
 
 /** @param {string} text @returns {Rows} */
 function readJson(text) {
-  /** @type {unknown} */
-  let value;
   try {
-    value = JSON.parse(text);
+    return rowsOf(JSON.parse(text)) ?? { rows: [], raw: text };
   } catch {
+    // No JSON, or nested deeper than the stack is.
     return { rows: [], raw: text };
   }
+}
+
+/** @param {unknown} value @returns {Rows | null} */
+function rowsOf(value) {
   if (Array.isArray(value)) return { rows: nested(value) };
   const said = /** @type {Record<string, unknown>} */ (value);
   const found = said.logits ?? said.features ?? said.inputs ?? said.instances;
-  if (!Array.isArray(found)) return { rows: [], raw: text };
-  const labels = Array.isArray(said.labels) ? said.labels.flat(Infinity) : [said.labels];
+  if (!Array.isArray(found)) return null;
+  const rows = nested(found);
+  const labels = labelsOf(said.labels, rows, said.ignore_index);
   return {
-    rows: nested(found),
+    rows,
     ...(Array.isArray(said.class_names) ? { names: said.class_names.map(String) } : {}),
-    ...(labels.every(Number.isInteger) ? { labels } : {}),
+    ...(labels ? { labels } : {}),
   };
+}
+
+/**
+ * The true class of each row, said by index or by one-hot rows; what says no one class is left out.
+ * @param {unknown} said of any nesting
+ * @param {Cell[][]} rows
+ * @param {unknown} [ignored] what stands for a row without a label
+ * @returns {(number | null)[] | undefined}
+ */
+export function labelsOf(said, rows, ignored) {
+  const flat = /** @type {number[]} */ ([said].flat(Infinity));
+  if (flat.length === rows.length) {
+    return flat.every(Number.isInteger) ? flat.map((label) => (label === ignored ? null : label)) : undefined;
+  }
+  const width = rows[0]?.length ?? 0;
+  const labels = rows.map((_, row) => onlyOne(flat.slice(row * width, (row + 1) * width)));
+  return flat.length === rows.length * width && !labels.includes(-1) ? labels : undefined;
+}
+
+/** Where the 1 of a one-hot row is; -1 where it is none. @param {unknown[]} row */
+function onlyOne(row) {
+  const others = row.filter((one) => one !== 0);
+  return others.length === 1 ? row.indexOf(1) : -1;
 }
 
 /**
@@ -61,18 +89,45 @@ function nested(value) {
 /** @param {string} text @returns {Rows} */
 function readLines(text) {
   const lines = text.split(/\r?\n/).filter((line) => line.trim());
-  const rows = lines.map((line) => line.split(/\s*[,;\t]\s*|\s+/).filter(Boolean).map(cell));
-  const [first] = rows;
-  if (rows.length > 1 && first?.every((one) => typeof one === "string" && one !== "-Infinity")) {
-    return { rows: rows.slice(1), names: first.map((name) => String(name).replace(/^"|"$/g, "")) };
-  }
-  return { rows };
+  const rows = lines.map((line) => columns(line).flatMap(words).map(cell));
+  const names = namesIn(lines[0] ?? "");
+  return names && rows.length > 1 ? { rows: rows.slice(1), names } : { rows };
 }
+
+/**
+ * Split a line at commas and semicolons, or else at tabs. One that is empty stays: without it the numbers that
+ * follow would move to other classes.
+ * @param {string} line
+ */
+function columns(line) {
+  const found = line.trim().split(/[,;]/.test(line) ? /[,;]/ : "\t").map((column) => unquoted(column.trim()));
+  return found.length > 1 && found.at(-1) === "" ? found.slice(0, -1) : found;
+}
+
+/** @param {string} text */
+function words(text) {
+  return text.split(/\s+/).map(unquoted);
+}
+
+/** @param {string} text */
+function unquoted(text) {
+  return text.replace(/^"([^"]*)"$/, "$1");
+}
+
+/** The names of classes in a header, where the line is one: then nothing in it means to be a number. @param {string} line */
+function namesIn(line) {
+  const found = columns(line);
+  const names = found.length > 1 ? found : words(line.trim());
+  return names.every((name) => typeof cell(name) === "string" && !NOT_FINITE.test(name)) ? names : null;
+}
+
+/** As Python, JSON, C and this page write them. */
+const NOT_FINITE = /^[-+−]?(inf(inity)?|∞|nan)$/i;
 
 /** @param {string} text @returns {number | string} */
 function cell(text) {
-  const plain = text.replace("−", "-");
-  if (/^-inf(inity)?$/i.test(plain)) return "-Infinity";
-  const value = Number(plain);
+  const plain = text.replaceAll("−", "-");
+  if (/^-(inf(inity)?|∞)$/i.test(plain)) return "-Infinity";
+  const value = plain === "" ? NaN : Number(plain);
   return Number.isFinite(value) ? value : text;
 }

@@ -11,8 +11,12 @@ export const SNIPPETS = { curl, Python: python, tritonclient };
  * @param {Target} target
  */
 function curl(request, { origin }) {
-  const data = request.text.replaceAll("'", `'"'"'`);
-  return `curl -s ${origin}/${request.path} -H 'Content-Type: application/json' -d '${data}'`;
+  return `curl -s ${quoted(`${origin}/${request.path}`)} -H 'Content-Type: application/json' -d ${quoted(request.text)}`;
+}
+
+/** For a shell. @param {string} text */
+function quoted(text) {
+  return `'${text.replaceAll("'", `'"'"'`)}'`;
 }
 
 /**
@@ -22,7 +26,7 @@ function curl(request, { origin }) {
 function python(request, { origin, model, version }) {
   const { features, logits, ...options } = request.body;
   const named = model ? { model, version, ...options } : options;
-  const lines = [pythonValue(features ?? logits), ...Object.entries(named).map(([name, value]) => `${name}=${pythonValue(value)}`)];
+  const lines = [tensorValue(features ?? logits), ...Object.entries(named).map(([name, value]) => `${name}=${pythonValue(value)}`)];
   return [
     "from service.client import Client",
     "",
@@ -45,45 +49,43 @@ const NUMPY_TYPES = { FP64: "np.float64", FP32: "np.float32", INT64: "np.int64" 
  */
 function tritonclient(request, { origin, model, version }) {
   const { outputs, ...said } = request.body;
-  const parameters = Object.entries(said).filter(([name]) => !(name in TENSORS));
+  const parameters = Object.fromEntries(Object.entries(said).filter(([name]) => !(name in TENSORS)));
   const url = new URL(origin);
   const tensors = Object.entries(TENSORS).filter(([name]) => name in said);
+  const asked = [
+    pythonValue(model || request.operation),
+    "inputs",
+    "outputs=outputs",
+    ...(model ? [`model_version=${pythonValue(version)}`] : []),
+    ...(Object.keys(parameters).length ? [`parameters=${pythonValue(parameters)}`] : []),
+  ];
   return [
     "import numpy as np",
     "import tritonclient.http as triton",
     "",
-    `client = triton.InferenceServerClient("${url.host}"${url.protocol === "https:" ? ", ssl=True" : ""})`,
+    `client = triton.InferenceServerClient("${url.host}${url.pathname.replace(/\/$/, "")}"${url.protocol === "https:" ? ", ssl=True" : ""})`,
     "inputs = []",
     "for name, array, datatype in [",
-    ...tensors.map(([name, type]) => `    ("${name}", np.array(${pythonValue(said[name])}, ${NUMPY_TYPES[/** @type {keyof typeof NUMPY_TYPES} */ (type)]}), "${type}"),`),
+    ...tensors.map(([name, type]) => `    ("${name}", np.array(${tensorValue(said[name])}, ${NUMPY_TYPES[/** @type {keyof typeof NUMPY_TYPES} */ (type)]}), "${type}"),`),
     "]:",
     "    tensor = triton.InferInput(name, array.shape, datatype)",
     "    tensor.set_data_from_numpy(array)",
     "    inputs.append(tensor)",
     `outputs = [triton.InferRequestedOutput(name) for name in ${pythonValue(outputs)}]`,
-    `answer = client.infer("${model || request.operation}", inputs, outputs=outputs${model ? `, model_version="${version}"` : ""}${written(parameters)})`,
+    `answer = client.infer(${asked.join(", ")})`,
     'print(answer.as_numpy("probabilities"))',
     ...(said.labels ? ['print(answer.as_numpy("losses"))'] : []),
   ].join("\n");
 }
 
-/**
- * The protocol's parameters are whole numbers, booleans and text; lists are text with commas between.
- * @param {[string, unknown][]} parameters
- */
-function written(parameters) {
-  if (!parameters.length) return "";
-  const pairs = parameters.map(([name, value]) => {
-    const list = Array.isArray(value) ? value.join() : value;
-    const text = typeof list === "object" ? JSON.stringify(list) : String(list);
-    return `"${name}": ${Number.isInteger(value) ? text : JSON.stringify(text)}`;
-  });
-  return `, parameters={${pairs.join(", ")}}`;
+/** What JSON says as text is a number in a tensor, and may be a name elsewhere. @param {unknown} value @returns {string} */
+function tensorValue(value) {
+  if (Array.isArray(value)) return `[${value.map(tensorValue).join(", ")}]`;
+  return value === "-Infinity" || value === "Infinity" || value === "NaN" ? `float("${value}")` : pythonValue(value);
 }
 
 /** @param {unknown} value @returns {string} */
 function pythonValue(value) {
-  if (value === "-Infinity") return 'float("-inf")';
   if (Array.isArray(value)) return `[${value.map(pythonValue).join(", ")}]`;
   if (value === true) return "True";
   if (value === false) return "False";

@@ -71,5 +71,5 @@ export function fromHash(hash) {
  */
 function list(text) {
   if (!text) return [];
-  return text.split(",").map((part) => (/^\d+$/.test(part) ? Number(part) : null));
+  return text.split(",").map((part) => (/^\d{1,9}$/.test(part) ? Number(part) : null));
 }
