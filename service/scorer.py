@@ -35,7 +35,7 @@ class Scorer:
     """Scores requests: cheap ones on the event loop, dear ones in a thread beside it, heads in batches.
 
     `observe_batch` hears of which model and version how many rows ran together, each time some did; `saw` of the
-    logits of every batch; `answered` of each request with labels and of its logits, before its answer is there.
+    logits of every batch; `answered` of each request with labels that are to be judged by and of its logits, before its answer is there.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class Scorer:
         self, request: ScoreRequest, batched: Batched, logits: FloatArray, head: Head
     ) -> ScoreResult:
         result = _result(request, batched, finish(request, logits, head))
-        if self._answered is not None and request.labels is not None:
+        if self._answered is not None and request.labels is not None and request.judged:
             self._answered(request, logits)
         return result
 
@@ -242,7 +242,7 @@ class Scorer:
         shape = request.values.shape
         rows = math.prod(shape[: request.axis] + shape[request.axis + 1 :])
         outputs = finish(request, request.dense)
-        if self._answered is not None and request.labels is not None:
+        if self._answered is not None and request.labels is not None and request.judged:
             self._answered(request, request.dense)
         return ScoreResult(outputs, rows, batch_rows=rows, seconds_queued=begun_s - asked_s)
 

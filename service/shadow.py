@@ -151,7 +151,9 @@ def _summary(values: Values, key: Labels) -> dict[str, Any]:
 
 
 def _outputs(request: ScoreRequest, head: Head) -> dict[str, Any]:
-    names = ("classes", "log_probabilities") + (("losses", "count") if request.labels else ())
+    names = ("classes", "log_probabilities") + (
+        ("losses", "count") if request.labels and request.judged else ()
+    )
     calibration = request.calibration
     if request.head is not None and calibration is request.head.calibration and request.temperature == 1:
         calibration = head.info.calibration  # to each version its own

@@ -230,6 +230,8 @@ class ScoreRequest(NamedTuple):
         What decisions go by: the request's own rules, or the head's.
     row_ids : True, tuple of str or None
         By which the rows are to be found again when their labels come.
+    judged : bool
+        Whether its labels say how good a head is, or only what somebody tries.
     """
 
     operation: Operation
@@ -246,6 +248,7 @@ class ScoreRequest(NamedTuple):
     decision: Decision | None = None
     calibration: Calibration | None = None
     row_ids: RowIds | None = None
+    judged: bool = True
 
     @property
     def dense(self) -> FloatArray:

@@ -619,6 +619,25 @@ async def test_requests_to_several_heads_are_heard_of_once_each(
     scorer.close()
 
 
+@pytest.mark.parametrize("rows", [2, INLINE_COST // 10 + 1])
+async def test_labels_are_heard_of_unless_nobody_is_to_be_judged_by_them(
+    repository: Repository, rows: int
+) -> None:
+    heard: list[ScoreRequest] = []
+    scorer = Scorer(repository, answered=lambda request, _logits: heard.append(request))
+    labels = Labels(np.zeros(rows, np.int64), "index")
+    head = predicting(repository, np.ones((rows, 64), np.float32), "loss", labels=labels)
+    bare = asked("loss", values=np.ones((rows, 10)), operation="loss", labels=labels)
+    for request in (head, bare):
+        meant = await scorer.score(request)
+        tried = await scorer.score(request._replace(judged=False))
+        assert tried.outputs == meant.outputs
+    await each(scorer, (head._replace(judged=False), head))
+    assert [request is head for request in heard] == [True, False, True]
+    assert heard[1] is bare
+    scorer.close()
+
+
 # Heads with a calibration
 
 

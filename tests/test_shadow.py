@@ -97,6 +97,14 @@ def test_without_labels_there_is_no_difference_in_loss(repository: Repository) -
     assert sums[3:] == (0, 0, 0, 0)
 
 
+def test_labels_that_nobody_is_judged_by_make_none_either(repository: Repository) -> None:
+    request = asked(repository, labels=True)
+    tried = compare(request._replace(judged=False), head(repository, "1"), head(repository, "2"))
+    meant = compare(request, head(repository, "1"), head(repository, "2"))
+    assert tried[3:] == (0, 0, 0, 0)
+    assert tried[:3] == meant[:3], "its rows are compared as they would be without labels"
+
+
 def test_a_version_is_no_different_from_itself(repository: Repository) -> None:
     sums = compare(asked(repository, labels=True), head(repository, "1"), head(repository, "1"))
     assert sums == (50, 0, 0, 50, 0, 0, 0)

@@ -28,6 +28,8 @@ COST_OF_JSON_NUMBER = 4.0
 COST_OF_RAW_NUMBER = 0.1
 # Of the same: compressing the bytes of a number.
 COST_OF_COMPRESSION = 10.0
+# Says that its labels are a trial's, which no head is to be judged by; 0 says that they are not.
+TRIAL_HEADER = b"x-trial"
 # A body of less fits one packet as it is.
 COMPRESSED_BYTES = 1024
 # Heads whose header lines are remembered; they are made again for whoever is forgotten.
@@ -148,9 +150,12 @@ class _Passage:
         if isinstance(decoded, Exception):
             self.deliver(decoded)
             return
+        exchange = self.exchange
+        if exchange.headers.get(TRIAL_HEADER, b"0") != b"0":
+            decoded = decoded._replace(request=_unjudged(decoded.request))
         self.decoded = decoded
         self.decoded_s = time.monotonic()
-        exchange, request = self.exchange, decoded.request
+        request = decoded.request
         if isinstance(request, ScoreRequest):
             if request.row_ids is None:
                 self.scoring.scorer.begin(request, exchange.deadline_s, self.encode, exchange.gone)
@@ -256,6 +261,12 @@ class _Passage:
     @property
     def operation(self) -> str:
         return self.requests[0].operation
+
+
+def _unjudged(asked: ScoreRequest | tuple[ScoreRequest, ...]) -> ScoreRequest | tuple[ScoreRequest, ...]:
+    if isinstance(asked, ScoreRequest):
+        return asked._replace(judged=False)
+    return tuple(request._replace(judged=False) for request in asked)
 
 
 def _compressed(encode: Callable[..., Encoded], accepted: str, scored: object) -> Encoded:

@@ -1,5 +1,6 @@
 """Quality as operators see it: one set of numbers, by the route, by Prometheus and offline, over all workers."""
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from sklearn.datasets import load_digits
 
 from service import cli
 from service.app import create_app
+from service.scorer import INLINE_COST
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -119,6 +121,45 @@ async def test_labels_of_other_dialects_count(client: httpx.AsyncClient) -> None
     assert answer.status_code == 200, answer.text
     (version,) = (await quality_of(client))["versions"]
     assert version["since_start"]["labelled"]["rows"] == 5
+
+
+TRIAL = {"content-type": "application/json", "x-trial": "1"}
+LOGITS = {"logits": [[0.0, 1.0], [2.0, 0.5]], "labels": [1, 0]}
+
+
+@pytest.mark.parametrize("padding", [0, 5 * INLINE_COST], ids=["on the loop", "beside it"])
+@pytest.mark.parametrize(
+    ("path", "body", "model", "rows"),
+    [
+        ("/predict", batch(0), "digits", 50),
+        ("/predict", {**batch(0), "outputs": ["loss"], "temperature": 2}, "digits", 50),
+        ("/predict", {**batch(0), "models": ["digits"]}, "digits", 50),
+        ("/loss", LOGITS, "loss", 2),
+    ],
+)
+async def test_labels_of_a_trial_count_nowhere(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], model: str, rows: int, *, padding: int
+) -> None:
+    content = json.dumps(body) + " " * padding
+    tried = await client.post(path, content=content, headers=TRIAL)
+    assert tried.status_code == 200, tried.text
+    for version in (await quality_of(client, model))["versions"]:
+        assert version["since_start"]["labelled"]["rows"] == 0
+    meant = await client.post(path, content=content, headers={**TRIAL, "x-trial": "0"})
+    assert meant.content == tried.content
+    (version,) = (await quality_of(client, model))["versions"]
+    assert version["since_start"]["labelled"]["rows"] == rows
+    if model == "digits":
+        assert version["since_start"]["traffic"]["rows"] == 2 * rows, "batches are seen, whoever shares them"
+
+
+async def test_a_trial_in_the_same_batch_leaves_the_others_judged(client: httpx.AsyncClient) -> None:
+    answers = await asyncio.gather(
+        *(client.post("/predict", json=batch(at, 5), headers=TRIAL if at % 2 else {}) for at in range(10))
+    )
+    assert {answer.status_code for answer in answers} == {200}
+    (version,) = (await quality_of(client))["versions"]
+    assert version["since_start"]["labelled"]["rows"] == 25
 
 
 async def test_what_was_refused_does_not_count(client: httpx.AsyncClient) -> None:

@@ -59,6 +59,16 @@ class Recording:
         self.scored.append((request, deadline_s))
         deliver(self._result)
 
+    def begin_each(
+        self,
+        requests: tuple[ScoreRequest, ...],
+        deadline_s: float,
+        deliver: Deliver[Any],
+        _gone: Gone,
+    ) -> None:
+        self.scored.extend((request, deadline_s) for request in requests)
+        deliver((self._result,) * len(requests))
+
 
 class Bench:
     """A `Scoring` over a recording scorer, and one exchange."""
@@ -102,6 +112,27 @@ async def test_a_request_is_decoded_scored_and_encoded() -> None:
     assert bench.decoded == [b"body"]
     assert bench.scorer.scored == [(REQUEST, bench.exchange.deadline_s)]
     assert bench.scorer.offloaded == [], "what is cheap stays on the event loop"
+
+
+@pytest.mark.parametrize(("said", "judged"), [("1", False), ("true", False), ("0", True)])
+async def test_a_trial_is_scored_like_any_other_and_said_to_be_one(said: str, *, judged: bool) -> None:
+    bench = Bench(b"body", x_trial=said)
+    answer = await bench.answer()
+    assert answer.body == b"whole"
+    ((request, _),) = bench.scorer.scored
+    assert request == REQUEST._replace(judged=judged)
+
+
+async def test_several_requests_at_once_are_all_the_same_trial() -> None:
+    def decode(_exchange: Exchange, _body: bytes) -> Decoded:
+        return Decoded((REQUEST, REQUEST._replace(top_k=1)), lambda _results: Encoded(b"both", "text/plain"))
+
+    bench = Bench(b"", x_trial="1")
+    assert (await bench.answer(decode)).body == b"both"
+    assert [(request.judged, request.top_k) for request, _ in bench.scorer.scored] == [
+        (False, None),
+        (False, 1),
+    ]
 
 
 async def test_the_headers_of_the_dialect_come_with_those_of_all() -> None:

@@ -139,6 +139,14 @@ async def test_labels_add_losses_and_the_operations_are_models(service: Service)
     assert read.as_numpy("probabilities").tolist() == native["probabilities"]
 
 
+async def test_a_trial_in_metadata_is_one_too(service: Service) -> None:
+    inputs = [tensor("features", FEATURES), tensor("labels", np.array([7, 4], np.int64), "INT64")]
+    for headers, rows in (({"x-trial": "1"}, 0), ({}, 2)):
+        await service.triton.infer("digits", inputs, headers=headers)
+        (version,) = (await service.http.get("/models/digits/quality")).json()["versions"]
+        assert version["since_start"]["labelled"]["rows"] == rows
+
+
 async def test_best_classes_are_text(service: Service) -> None:
     outputs = [InferRequestedOutput("probabilities", class_count=2)]
     read = await service.triton.infer("digits", [tensor("features", FEATURES)], outputs=outputs)
