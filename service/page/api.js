@@ -35,6 +35,8 @@ let key = "";
 let askForKey = () => Promise.resolve(null);
 /** @type {Promise<string | null> | null} */
 let asking = null;
+/** Who has said no is not asked at each step again. */
+let declined = false;
 let reachable = true;
 /** @type {((reachable: boolean) => void)[]} */
 const listeners = [];
@@ -81,14 +83,19 @@ export function send(path, body, options = {}) {
  * @returns {Promise<Answer>}
  */
 async function ask(path, request) {
+  let used = key;
   let response = await reach(path, request);
   while (response.status === 401) {
-    const given = await keyFromPerson(Boolean(key));
-    if (given === null) break;
-    key = given;
+    if (used === key) { // else one was given while this was under way
+      const given = await keyFromPerson(Boolean(key));
+      if (given === null) break;
+      key = given;
+    }
+    used = key;
     response = await reach(path, request);
   }
   const body = await parsed(response);
+  if (response.status === 401) throw new Refused(401, { ...body, detail: "Without a key it answers nothing here; load the page again to give one." });
   if (!response.ok) throw new Refused(response.status, body ?? {});
   return { body, headers: response.headers };
 }
@@ -121,10 +128,13 @@ async function parsed(response) {
 
 /** However many requests are refused at once, the person is asked once. @param {boolean} wrong */
 async function keyFromPerson(wrong) {
+  if (declined) return null;
   asking ??= askForKey(wrong).finally(() => {
     asking = null;
   });
-  return asking;
+  const given = await asking;
+  declined = given === null;
+  return given;
 }
 
 /** @param {boolean} now */

@@ -30,9 +30,15 @@ function python(request, { origin, model, version }) {
     `    answer = client.${request.operation}(`,
     ...lines.map((line) => `        ${line},`),
     "    )",
-    "print(answer.probabilities)",
+    `print(answer.${probabilitiesOf(request)})`,
     ...(options.labels ? ["print(answer.losses)"] : []),
   ].join("\n");
+}
+
+/** Which probabilities the page draws: with a head's mask those that are left. @param {Request} request */
+function probabilitiesOf({ body }) {
+  const outputs = /** @type {string[]} */ (body.outputs);
+  return outputs.find((name) => name === "adjusted_probabilities") ?? "probabilities";
 }
 
 /** What travels as a tensor in the V2 protocol, and as which type; all else is a parameter. */
@@ -62,23 +68,17 @@ function tritonclient(request, { origin, model, version }) {
     "    inputs.append(tensor)",
     `outputs = [triton.InferRequestedOutput(name) for name in ${pythonValue(outputs)}]`,
     `answer = client.infer("${model || request.operation}", inputs, outputs=outputs${model ? `, model_version="${version}"` : ""}${written(parameters)})`,
-    'print(answer.as_numpy("probabilities"))',
+    `print(answer.as_numpy("${probabilitiesOf(request)}"))`,
     ...(said.labels ? ['print(answer.as_numpy("losses"))'] : []),
   ].join("\n");
 }
 
 /**
- * The protocol's parameters are whole numbers, booleans and text; lists are text with commas between.
+ * Over HTTP the client hands parameters on as JSON, lists and objects, too.
  * @param {[string, unknown][]} parameters
  */
 function written(parameters) {
-  if (!parameters.length) return "";
-  const pairs = parameters.map(([name, value]) => {
-    const list = Array.isArray(value) ? value.join() : value;
-    const text = typeof list === "object" ? JSON.stringify(list) : String(list);
-    return `"${name}": ${Number.isInteger(value) ? text : JSON.stringify(text)}`;
-  });
-  return `, parameters={${pairs.join(", ")}}`;
+  return parameters.length ? `, parameters=${pythonValue(Object.fromEntries(parameters))}` : "";
 }
 
 /** @param {unknown} value @returns {string} */

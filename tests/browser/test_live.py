@@ -9,10 +9,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from browser.watching import look, looks, scrolls_sideways
 from conftest import Running, running_service
 from playwright.sync_api import Browser, Page, expect
 from sklearn.datasets import load_digits
+
+from browser.watching import look, looks, scrolls_sideways
 
 PIXELS, DIGITS = load_digits(return_X_y=True)
 # Samples are two seconds apart, and the page asks every two seconds.
