@@ -39,6 +39,8 @@ export class Bench {
     this.results = new Results({ label: (row, label) => this.#label(row, label), mask: (place) => this.#mask(place) });
     this.code = new Code();
     section.append(element("div", { class: "columns" }, element("div", { class: "left" }, this.input.node, element("div", { class: "card" }, this.controls.node)), element("div", { class: "right" }, this.results.node, this.code.node)));
+    this.input.showHeads([]);
+    this.#draw();
     addEventListener("hashchange", () => this.#followAddress());
     new MutationObserver(() => this.input.redraw()).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   }
@@ -55,7 +57,7 @@ export class Bench {
     this.input.showHeads(this.heads);
     if (!this.begun) {
       this.begun = true;
-      this.state = fromHash(location.hash) ?? startOf(this.heads);
+      this.state = fromHash(location.hash) ?? (this.state.text ? this.state : startOf(this.heads));
     }
     this.#draw();
   }
@@ -183,6 +185,7 @@ export class Bench {
   #followAddress() {
     const state = fromHash(location.hash);
     if (!state) return;
+    if (document.activeElement instanceof HTMLElement) document.activeElement.blur(); // what is typed in is left alone otherwise
     this.state = state;
     this.#draw();
   }

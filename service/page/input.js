@@ -15,7 +15,7 @@ import { Pad, drawCells } from "./pad.js";
  */
 
 export class Input {
-  source = element("select", { id: "source", onchange: () => this.handlers.source(this.heads[Number(this.source.value)] ?? null) });
+  source = element("select", { id: "source", onchange: () => this.handlers.source(this.heads[this.source.selectedIndex - 1] ?? null) });
   text = element("textarea", {
     id: "numbers",
     rows: 6,

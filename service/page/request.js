@@ -89,10 +89,19 @@ function optionsOf(state, numClasses) {
   const names = state.names.split(",").map((name) => name.trim()).filter(Boolean);
   return {
     ...(state.temperature === null ? {} : { temperature: state.temperature }),
-    ...(!state.model && names.length ? { class_names: names } : {}),
+    ...(!state.model && names.length ? { class_names: completed(names, numClasses) } : {}),
     ...(numClasses > MANY_CLASSES ? { top_k: BEST_CLASSES } : {}),
     ...(state.model && state.masked.length ? { decision: { mask: state.masked } } : {}),
   };
+}
+
+/**
+ * While names are typed some are missing: those classes have their numbers.
+ * @param {string[]} names
+ * @param {number} numClasses
+ */
+function completed(names, numClasses) {
+  return Array.from({ length: Math.max(names.length, numClasses) }, (_, place) => names[place] ?? String(place));
 }
 
 /**

@@ -28,7 +28,10 @@ export class Results {
     this.timing = element("p", { class: "small quiet-text timing" });
     this.search = element("input", { type: "search", id: "class-search", placeholder: "name or number", oninput: () => this.#draw() });
     this.searching = element("div", { class: "control" }, element("label", { for: "class-search" }, "Find a class"), this.search, element("p", { class: "small quiet-text" }));
-    this.pages = element("nav", { class: "pages", "aria-label": "Rows" });
+    this.previous = element("button", { type: "button", onclick: () => this.#turn(-ROWS_SHOWN) }, "Previous");
+    this.next = element("button", { type: "button", onclick: () => this.#turn(ROWS_SHOWN) }, "Next");
+    this.range = element("span");
+    this.pages = element("nav", { class: "pages", "aria-label": "Rows" }, this.previous, this.range, this.next);
     this.empty = element("p", { class: "empty" }, "Nothing yet: type a row of numbers, or choose what to compute from.");
     this.place = element("div", { class: "rows" });
     this.node = element("div", { class: "results" }, this.totals, this.searching, this.empty, this.place, this.pages, this.timing);
@@ -93,17 +96,16 @@ export class Results {
   #page(rows) {
     this.pages.hidden = rows <= ROWS_SHOWN;
     if (this.pages.hidden) return;
-    const turn = (/** @type {number} */ by) => () => {
-      this.first += by;
-      this.#draw();
-    };
     const last = Math.min(rows, this.first + ROWS_SHOWN);
-    replace(
-      this.pages,
-      element("button", { type: "button", disabled: this.first === 0, onclick: turn(-ROWS_SHOWN) }, "Previous"),
-      element("span", {}, `Rows ${this.first + 1} to ${last} of ${count(rows)}`),
-      element("button", { type: "button", disabled: last === rows, onclick: turn(ROWS_SHOWN) }, "Next"),
-    );
+    this.previous.disabled = this.first === 0;
+    this.next.disabled = last === rows;
+    this.range.textContent = `Rows ${this.first + 1} to ${last} of ${count(rows)}`;
+  }
+
+  /** @param {number} by */
+  #turn(by) {
+    this.first += by;
+    this.#draw();
   }
 }
 

@@ -34,9 +34,15 @@ function python(request, { origin, model, version }) {
     `    answer = client.${request.operation}(`,
     ...lines.map((line) => `        ${line},`),
     "    )",
-    "print(answer.probabilities)",
+    `print(answer.${probabilitiesOf(request)})`,
     ...(options.labels ? ["print(answer.losses)"] : []),
   ].join("\n");
+}
+
+/** Which probabilities the page draws: with a head's mask those that are left. @param {Request} request */
+function probabilitiesOf({ body }) {
+  const outputs = /** @type {string[]} */ (body.outputs);
+  return outputs.find((name) => name === "adjusted_probabilities") ?? "probabilities";
 }
 
 /** What travels as a tensor in the V2 protocol, and as which type; all else is a parameter. */
@@ -73,7 +79,7 @@ function tritonclient(request, { origin, model, version }) {
     "    inputs.append(tensor)",
     `outputs = [triton.InferRequestedOutput(name) for name in ${pythonValue(outputs)}]`,
     `answer = client.infer(${asked.join(", ")})`,
-    'print(answer.as_numpy("probabilities"))',
+    `print(answer.as_numpy("${probabilitiesOf(request)}"))`,
     ...(said.labels ? ['print(answer.as_numpy("losses"))'] : []),
   ].join("\n");
 }
