@@ -104,7 +104,7 @@ async function ask(path, request) {
     response = await reach(path, request);
   }
   const body = await parsed(response);
-  if (response.status === 401) throw new Refused(401, { ...body, detail: "Without a key it answers nothing here; load the page again to give one." });
+  if (response.status === 401) throw new Refused(401, { ...body, detail: "Without a key it answers nothing here; the button Key, above, takes one." });
   if (!response.ok) throw new Refused(response.status, body ?? {});
   return { body, headers: response.headers };
 }

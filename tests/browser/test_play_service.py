@@ -55,10 +55,17 @@ def key() -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def locked(key: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def whole_key() -> tuple[str, str]:
+    return new_key("operator", "infer,metrics")
+
+
+@pytest.fixture(scope="module")
+def locked(
+    key: tuple[str, str], whole_key: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     """A service that asks for a key."""
     keys: Path = tmp_path_factory.mktemp("keys") / "keys.toml"
-    keys.write_text(key[1])
+    keys.write_text(key[1] + whole_key[1])
     with running_service(f"--keys-file={keys}", "--drain-delay-s=0") as running:
         yield running
 
@@ -133,14 +140,31 @@ def test_one_may_go_on_without_a_key(browser: Browser, locked: Running) -> None:
         expect(page.get_by_role("alert")).to_contain_text("key")
         expect(page.locator("#example-error")).to_contain_text("key")
         assert re.search(r"\d", page.locator("[data-at='loss']").inner_text()) is None
-        # Whoever has no key is not asked at each step; after loading the page again he may think otherwise.
+        # Whoever has no key is not asked at each step, and may think otherwise later.
         numbers(page).fill("1, 2, 3")
         set_slider(page, "Temperature", 0.5)
         page.wait_for_timeout(500)
         expect(dialog).to_be_hidden()
-        expect(page.get_by_role("alert")).to_contain_text("load the page again")
-        page.reload()
+        expect(page.get_by_role("alert")).to_contain_text("button Key")
+        page.get_by_role("button", name="Key").click()
         expect(dialog).to_be_visible()
+
+
+def test_a_key_that_lacks_a_scope_makes_room_for_one_that_has_it(
+    browser: Browser, locked: Running, key: tuple[str, str], whole_key: tuple[str, str]
+) -> None:
+    with visited(browser, locked.url) as watch:
+        watch.expect("401")
+        watch.expect("403")
+        page = watch.page
+        page.goto("/")
+        give(page, key[0])
+        expect(row(page).locator(".verdict")).to_contain_text("predicted")
+        page.get_by_role("link", name="Live").click()
+        expect(page.get_by_text("it lacks the scope")).to_be_visible()
+        give(page, whole_key[0])
+        expect(page.get_by_role("dialog")).to_be_hidden()
+        expect(page.get_by_text("All workers serve")).to_be_visible(timeout=SOON_MS)
 
 
 def test_escape_is_no_key_either(browser: Browser, locked: Running) -> None:

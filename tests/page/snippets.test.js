@@ -162,7 +162,7 @@ test("Triton's client asks for a head's version, and says its rules", () => {
   assert.deepEqual(told.inputs, [["features", "FP32", "float32", [[0.5, 1]]]]);
   assert.equal(told.options.model_version, "2");
   assert.deepEqual(told.options.parameters, { top_k: 12, decision: { mask: [1, 4] } });
-  assert.deepEqual(told.shown, ["probabilities"]);
+  assert.deepEqual(told.shown, ["adjusted_probabilities"]);
 });
 
 test("without options there are no parameters", () => {
