@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -41,6 +42,10 @@ collect_ignore_glob += [] if all(map(find_spec, FRAMEWORKS)) else ["real_heads/*
 collect_ignore_glob += [] if "WITH_PROMETHEUS" in os.environ else ["deploy/test_deploy_prometheus.py"]
 # A real browser, and axe from npm, are no newcomer's first need: `make page` has both.
 collect_ignore_glob += [] if "WITH_BROWSER" in os.environ else ["browser/*"]
+
+# A shell ignores SIGINT in what it runs in the background, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: on a shared machine any example may take long once. The same examples on every run: a failure
 # that nobody can repeat helps nobody.
