@@ -116,7 +116,7 @@ export class Bench {
     }
     const names = head?.names ?? namesOf(state, read.rows[0]?.length ?? 0);
     const request = requestOf(state, read, names.length);
-    this.code.show(request, targetOf(state, names.length), state);
+    this.code.show(request, targetOf(state), state);
     try {
       const { body, headers } = await send(request.path, request.text);
       this.input.showError(null);
@@ -212,12 +212,9 @@ function namesOf(state, numClasses) {
   return Array.from({ length: numClasses }, (_, place) => names[place] ?? String(place));
 }
 
-/**
- * @param {State} state
- * @param {number} numClasses
- */
-function targetOf({ model, version }, numClasses) {
-  return { origin: new URL(".", location.href).href.replace(/\/$/, ""), model, version, numClasses };
+/** @param {State} state */
+function targetOf({ model, version }) {
+  return { origin: new URL(".", location.href).href.replace(/\/$/, ""), model, version };
 }
 
 /** Whether the person is told of an error; any other is a fault of the page. @param {unknown} error */

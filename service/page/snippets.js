@@ -1,7 +1,7 @@
 /** Writes a request as code that a person may copy and run: curl, our Python client, Triton's. */
 
 /** @typedef {import("./request.js").Request} Request */
-/** @typedef {{origin: string, model: string, version: string, numClasses: number}} Target */
+/** @typedef {{origin: string, model: string, version: string}} Target */
 
 /** @type {Record<string, (request: Request, target: Target) => string>} */
 export const SNIPPETS = { curl, Python: python, tritonclient };

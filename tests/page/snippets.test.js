@@ -25,7 +25,7 @@ function written(kind, said, { origin = "http://127.0.0.1:8000", numClasses = 3 
   const request = requestOf(state, readRows(state.text), numClasses);
   const { [kind]: write } = SNIPPETS;
   assert.ok(write);
-  return { request, code: write(request, { origin, model: state.model, version: state.version, numClasses }) };
+  return { request, code: write(request, { origin, model: state.model, version: state.version }) };
 }
 
 /** What bash gives to curl. @param {string} code */
